@@ -1,0 +1,49 @@
+# Everything runs from .venv, which is made on first use and brought up to date when a lock file changes.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format venv lock clean
+
+PY := .venv/bin/python
+
+# The first that is at least 3.11 and can make virtual environments. 3.11 and 3.12 come first: for them there is a wheel
+# with Redis. Each candidate is run, since a name on PATH may be a shim that only fails.
+FIND_PYTHON = for minor in '11, 12' '11, 12, 13, 14, 15, 16'; do \
+	for candidate in $(PYTHON) python3 python3.12 python3.11 python3.13 python3.14 python; do \
+		if $$candidate -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in [(3, m) for m in [$$minor]])" \
+			>/dev/null 2>&1; then echo $$candidate; exit; fi; \
+	done; done; \
+	echo "Python 3.11 or newer with venv and ensurepip is needed (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1#\2/p' Makefile | while IFS='#' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+run: .venv-run ## start everything; Ctrl-C stops it
+	@exec $(PY) supervise.py
+
+test: .venv-dev ## run all tests
+	$(PY) -m pytest
+
+lint: .venv-dev ## check format, style and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: .venv-dev ## format the code and apply what ruff can fix
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+venv: .venv-dev ## create or update .venv with all that development needs
+
+lock: ## pin the newest allowed versions anew (needs uv; add ARGS=--upgrade to move to newer ones)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(ARGS) requirements.in -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(ARGS) -c requirements.txt requirements-dev.in -o requirements-dev.txt
+
+clean: ## remove .venv and caches; data in var/ stays
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: .venv-run .venv-dev
+.venv-run:
+	@python=$$($(FIND_PYTHON)) && $$python .ci/install.py requirements.txt
+.venv-dev:
+	@python=$$($(FIND_PYTHON)) && $$python .ci/install.py requirements-dev.txt

@@ -1,0 +1,149 @@
+"""The SQL database: one engine per process, a way to read and a way to write.
+
+Flask-SQLAlchemy declares the tables and serves the migrations; operations use Core connections handed to them, so that no
+session outlives the statement it was opened for (a websocket lives for days, stack-pitfalls S1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import NullPool
+
+from models.errors import DatabaseUnavailable
+
+_BUSY_TIMEOUT_MS = 1_000
+_STATEMENT_TIMEOUT_MS = 1_000
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+db = SQLAlchemy(model_class=Base, disable_autonaming=True)
+
+
+class Database:
+    """Hands out connections. `reading()` sees committed rows, statement by statement; `writing()` is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._writer = engine.execution_options(hongyan_writes=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Raises DatabaseUnavailable."""
+        with _translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Commit at the end of the block, roll back on any exception. Raises DatabaseUnavailable.
+
+        IntegrityError passes through: the operation that can meet one knows what it means.
+        """
+        with _translated(), self._writer.begin() as connection:
+            yield connection
+
+
+def engine_options(database_url: str, *, in_threads: bool) -> dict[str, Any]:
+    """Options of `create_engine`. `in_threads`: calls come from gevent's native threads, which cannot share connections."""
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}}
+        if in_threads:
+            options["poolclass"] = NullPool
+        return options
+    return {
+        "pool_size": 5,
+        "max_overflow": 5,
+        "pool_timeout": 2,
+        "pool_pre_ping": True,
+        "connect_args": {"connect_timeout": 2, "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}"},
+    }
+
+
+def open_database(database_url: str) -> Database:
+    """Give the database of a process without Flask (a Celery worker, a test)."""
+    engine = create_engine(database_url, **engine_options(database_url, in_threads=False))
+    prepare_engine(engine)
+    return Database(engine)
+
+
+def prepare_engine(engine: Engine) -> None:
+    """Set what SQLite needs on each connection. Nothing to do elsewhere."""
+    if engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+        # The driver's own transaction handling begins too late and never IMMEDIATE, so we begin ourselves.
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # FULL: a commit is on the disk when it returns. NORMAL would survive our kill -9, but not the machine's.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("hongyan_writes"):
+            # Taking the write lock first avoids the upgrade deadlock that SQLite answers with "locked" at once.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif options.get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN")
+
+
+def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]], *, key: Sequence[str]) -> None:
+    """Insert the rows whose `key` columns are not there yet; leave the others as they are."""
+    if rows:
+        connection.execute(_dialect_insert(connection, table).on_conflict_do_nothing(index_elements=list(key)), list(rows))
+
+
+def insert_or_update(
+    connection: Connection, table: Any, rows: Sequence[dict[str, Any]], *, key: Sequence[str], update: Sequence[str]
+) -> None:
+    """Insert the rows; where `key` exists, set the `update` columns to the new values."""
+    if rows:
+        insert = _dialect_insert(connection, table)
+        changes = {name: insert.excluded[name] for name in update}
+        connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changes), list(rows))
+
+
+def _dialect_insert(connection: Connection, table: Any) -> Any:
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise DatabaseUnavailable(str(error.__cause__ or error)) from error

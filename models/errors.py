@@ -1,0 +1,30 @@
+"""What can go wrong where things are remembered. Foreign errors (redis, SQLAlchemy) end at this border.
+
+Each class says what happened; whether repeating is safe stands in its docstring.
+"""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """Root of everything `models` raises."""
+
+
+class StoreUnavailable(ModelError):
+    """Redis did not answer: whether the operation took place is unknown. Repeating is safe, every script is idempotent."""
+
+
+class DatabaseUnavailable(ModelError):
+    """The SQL database did not answer in time. Nothing was committed, or the commit's outcome is unknown; repeating is safe."""
+
+
+class FenceLost(ModelError):
+    """Another drain has taken over one of our shards: this one must not commit for it any more (decision 0002)."""
+
+    def __init__(self, shards: frozenset[int]) -> None:
+        super().__init__(f"fence lost for shards {sorted(shards)}")
+        self.shards = shards
+
+
+class AlreadyDecided(ModelError):
+    """A request of the batch, or a first contact, is already in SQL: read what stands and decide the rest again."""

@@ -1,0 +1,173 @@
+"""Facts: the questions a drain asks about a whole batch of sends, answered in a handful of queries.
+
+Rows are cached in the process and validated by the facts version of the user or group that owns them: one query per batch
+tells which versions are current, and only what has changed is read again. A change that was answered before the batch was
+read is therefore always seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, tuple_
+
+from models.friendships import Friendship
+from models.groups import Group, GroupMember
+from models.users import User
+
+_MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache starts anew
+
+
+@dataclass(frozen=True, slots=True)
+class UserFacts:
+    id: int
+    uuid: str
+    username: str
+    nickname: str
+    avatar: str
+    role: str
+    status: int
+    userset: str
+    facts_version: int
+
+    @property
+    def public_name(self) -> str:
+        return self.nickname or self.username
+
+
+@dataclass(frozen=True, slots=True)
+class RelationFacts:
+    """What one user (the owner) holds about another."""
+
+    is_friend: bool  # the owner lists the other as friend
+    remark: str  # the owner's private name for the other
+    friend_status: int  # the administrator's switch on that row
+    is_black: bool
+
+
+NO_RELATION = RelationFacts(is_friend=False, remark="", friend_status=1, is_black=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    nickname: str
+    avatar: str
+    status: int
+    muted_until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    id: int
+    uuid: str
+    owner_id: int
+    name: str
+    avatar: str
+    remark: str
+    invite_confirm: int
+    status: int
+    muted_until_ms: int
+    facts_version: int
+    members: Mapping[int, MemberFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts of one batch. What is absent from `users` or `groups` does not exist."""
+
+    users: Mapping[int, UserFacts]
+    relations: Mapping[tuple[int, int], RelationFacts]  # (owner, other); absent = NO_RELATION
+    groups: Mapping[int, GroupFacts]
+
+
+class FactsCache:
+    """One per worker process. Not thread-safe: a drain is the only caller."""
+
+    def __init__(self) -> None:
+        self._users: dict[int, UserFacts] = {}
+        self._relations: dict[tuple[int, int], tuple[int, RelationFacts]] = {}  # with the owner's facts version
+        self._groups: dict[int, GroupFacts] = {}
+
+    def load(self, connection: Connection, users: set[int], pairs: Iterable[tuple[int, int]], groups: set[int]) -> Facts:
+        """Return the facts about users, (owner, other) pairs and groups as they are committed now."""
+        self._forget_when_full()
+        loaded_users = self._load_users(connection, users) if users else {}
+        return Facts(
+            users=loaded_users,
+            relations=self._load_relations(connection, pairs, loaded_users),
+            groups=self._load_groups(connection, groups) if groups else {},
+        )
+
+    def _load_users(self, connection: Connection, user_ids: set[int]) -> dict[int, UserFacts]:
+        versions = connection.execute(select(User.id, User.facts_version).where(User.id.in_(user_ids))).all()
+        cached = self._users
+        stale = [user_id for user_id, version in versions if not _is_current(cached.get(user_id), version)]
+        if stale:
+            columns = (User.id, User.uuid, User.username, User.nickname, User.avatar, User.role, User.status, User.userset)
+            rows = connection.execute(select(*columns, User.facts_version).where(User.id.in_(stale)))
+            cached.update((row.id, UserFacts(*row)) for row in rows)
+        return {user_id: cached[user_id] for user_id, _ in versions if user_id in cached}
+
+    def _load_relations(
+        self, connection: Connection, pairs: Iterable[tuple[int, int]], users: Mapping[int, UserFacts]
+    ) -> dict[tuple[int, int], RelationFacts]:
+        cached, found, missing = self._relations, {}, []
+        for pair in pairs:
+            owner = users.get(pair[0])
+            if owner is None:
+                continue
+            entry = cached.get(pair)
+            if entry is not None and entry[0] == owner.facts_version:
+                found[pair] = entry[1]
+            else:
+                missing.append(pair)
+        if missing:
+            key = tuple_(Friendship.user_id, Friendship.friend_id)
+            columns = (Friendship.user_id, Friendship.friend_id, Friendship.nickname, Friendship.status, Friendship.isblack)
+            rows = {(row[0], row[1]): row for row in connection.execute(select(*columns).where(key.in_(missing)))}
+            for pair in missing:
+                row = rows.get(pair)
+                relation = RelationFacts(True, row.nickname, row.status, bool(row.isblack)) if row else NO_RELATION
+                cached[pair] = (users[pair[0]].facts_version, relation)
+                found[pair] = relation
+        return found
+
+    def _load_groups(self, connection: Connection, group_ids: set[int]) -> dict[int, GroupFacts]:
+        versions = connection.execute(select(Group.id, Group.facts_version).where(Group.id.in_(group_ids))).all()
+        cached = self._groups
+        stale = [group_id for group_id, version in versions if not _is_current(cached.get(group_id), version)]
+        if stale:
+            members: dict[int, dict[int, MemberFacts]] = {group_id: {} for group_id in stale}
+            columns = (GroupMember.group_id, GroupMember.user_id, GroupMember.nickname, GroupMember.avatar)
+            of_stale = select(*columns, GroupMember.status, GroupMember.muted_until_ms).where(
+                GroupMember.group_id.in_(stale)
+            )
+            # Groups first: should a member change in between, the version we keep is the older one and is read again.
+            rows = connection.execute(select(Group).where(Group.id.in_(stale)).with_only_columns(*Group.__table__.c)).all()
+            for group_id, user_id, *member in connection.execute(of_stale):
+                members[group_id][user_id] = MemberFacts(*member)
+            for row in rows:
+                cached[row.id] = GroupFacts(
+                    id=row.id,
+                    uuid=row.uuid,
+                    owner_id=row.user_id,
+                    name=row.name,
+                    avatar=row.avatar,
+                    remark=row.remark,
+                    invite_confirm=row.invite_confirm,
+                    status=row.status,
+                    muted_until_ms=row.muted_until_ms,
+                    facts_version=row.facts_version,
+                    members=members[row.id],
+                )
+        return {group_id: cached[group_id] for group_id, _ in versions if group_id in cached}
+
+    def _forget_when_full(self) -> None:
+        for cache in (self._users, self._relations, self._groups):
+            if len(cache) > _MAX_CACHED:
+                cache.clear()
+
+
+def _is_current(entry: UserFacts | GroupFacts | None, version: int) -> bool:
+    return entry is not None and entry.facts_version == version

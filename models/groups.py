@@ -1,0 +1,67 @@
+"""Groups and their members (ORIG section 5, tables `group` and `group_user`).
+
+`facts_version` of a group rises with every change of the group or its members, as a user's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Connection, DateTime, ForeignKey, Integer, SmallInteger, String, Text, UniqueConstraint
+from sqlalchemy import update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.database import Base, insert_missing
+from models.users import now_utc
+
+ACTIVE = 1
+PENDING = 2  # a membership that waits for the owner's approval
+
+
+class Group(Base):
+    __tablename__ = "group"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user.id"), index=True)  # the owner
+    name: Mapped[str] = mapped_column(String(50))
+    avatar: Mapped[str] = mapped_column(String(4000), default="")
+    remark: Mapped[str] = mapped_column(Text, default="")
+    invite_confirm: Mapped[int] = mapped_column(SmallInteger, default=0)
+    status: Mapped[int] = mapped_column(SmallInteger, default=ACTIVE)
+    order: Mapped[int] = mapped_column(Integer, default=50)
+    create_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc)
+    update_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc, onupdate=now_utc)
+    # Contract Q5: while set, only the owner speaks. 0 = not muted, -1 = until lifted, else until that time.
+    muted_until_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+    facts_version: Mapped[int] = mapped_column(BigInteger, default=1)
+
+
+class GroupMember(Base):
+    __tablename__ = "group_user"
+    __table_args__ = (UniqueConstraint("group_id", "user_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    group_id: Mapped[int] = mapped_column(ForeignKey("group.id", ondelete="CASCADE"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("user.id", ondelete="CASCADE"), index=True)
+    nickname: Mapped[str] = mapped_column(String(50), default="")
+    avatar: Mapped[str] = mapped_column(String(1000), default="")
+    status: Mapped[int] = mapped_column(SmallInteger, default=ACTIVE)
+    order: Mapped[int] = mapped_column(Integer, default=50)
+    create_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc)
+    update_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc, onupdate=now_utc)
+    # C20: a muted member still receives. 0 = not muted, -1 = until lifted, else until that time.
+    muted_until_ms: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+def add_members(connection: Connection, group_id: int, user_ids: Iterable[int]) -> None:
+    """Make users active members. Members that exist are left as they are."""
+    rows = [{"group_id": group_id, "user_id": user_id} for user_id in user_ids]
+    insert_missing(connection, GroupMember, rows, key=("group_id", "user_id"))
+    touch_facts(connection, group_id)
+
+
+def touch_facts(connection: Connection, group_id: int) -> None:
+    """Raise the facts version of a group. Call it in the transaction that changes the group or a membership."""
+    connection.execute(update(Group).where(Group.id == group_id).values(facts_version=Group.facts_version + 1))

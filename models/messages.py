@@ -1,0 +1,84 @@
+"""Messages and the decisions on them: one row per accepted request, refusals too. The row is the commit point.
+
+From the moment a row stands, only it counts: its verdict, its `seq` in the conversation, its `shard_seq` (the order in
+which its shard decided, the position by which Redis ignores what it has already applied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Index, Integer, SmallInteger, String, Text, UniqueConstraint
+from sqlalchemy import func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.database import Base
+from models.errors import AlreadyDecided
+
+STORED = "stored"
+REFUSED = "refused"
+
+
+class Message(Base):
+    __tablename__ = "message"
+    __table_args__ = (
+        UniqueConstraint("conversation", "seq"),
+        UniqueConstraint("shard", "shard_seq"),
+        Index("ix_message_sender", "sender_id", "shard", "shard_seq"),
+        Index("ix_message_recipient", "recipient_id", "shard", "shard_seq"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    conversation: Mapped[str] = mapped_column(String(64))
+    seq: Mapped[int | None] = mapped_column(Integer)  # NULL when refused
+    shard: Mapped[int] = mapped_column(SmallInteger)
+    shard_seq: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str] = mapped_column(String(10))  # models.requests.Kind
+    verdict: Mapped[str] = mapped_column(String(10))
+    code: Mapped[str | None] = mapped_column(String(40))  # why it was refused
+    sender_id: Mapped[int] = mapped_column(Integer)
+    device: Mapped[str] = mapped_column(String(64))  # the device that sent
+    recipient_id: Mapped[int | None] = mapped_column(Integer)  # one-to-one
+    group_id: Mapped[int | None] = mapped_column(Integer, index=True)
+    audience_version: Mapped[int | None] = mapped_column(BigInteger)  # group: see audiences.py
+    content_hash: Mapped[str] = mapped_column(String(32))
+    body: Mapped[str | None] = mapped_column(Text)  # Message as JSON with public names; NULL when refused
+    # A private remark is shown only to the person who wrote it (C19); NULL where there is none.
+    from_name_for_recipient: Mapped[str | None] = mapped_column(String(50))
+    to_name_for_sender: Mapped[str | None] = mapped_column(String(50))
+    created_at_ms: Mapped[int] = mapped_column(BigInteger)
+    decided_at_ms: Mapped[int] = mapped_column(BigInteger)
+
+
+# The columns a redo needs: everything but what only history shows.
+_DECISION = select(Message.__table__)
+
+
+def load_decisions(connection: Connection, message_ids: Sequence[str]) -> dict[str, Any]:
+    """Return the rows that stand for these ids, by id."""
+    rows = connection.execute(_DECISION.where(Message.id.in_(message_ids)))
+    return {row.id: row for row in rows}
+
+
+def load_last_seqs(connection: Connection, conversations: Sequence[str]) -> dict[str, int]:
+    """Return the newest `seq` of each conversation; 0 where it has no message yet."""
+    newest = (
+        select(Message.conversation, func.max(Message.seq))
+        .where(Message.conversation.in_(conversations))
+        .group_by(Message.conversation)
+    )
+    found = {conversation: seq or 0 for conversation, seq in connection.execute(newest)}
+    return {conversation: found.get(conversation, 0) for conversation in conversations}
+
+
+def insert_decisions(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert decision rows. Each row holds every column of Message.
+
+    Raises AlreadyDecided: one of the ids has a row. The transaction must be rolled back then.
+    """
+    try:
+        connection.execute(insert(Message), rows)
+    except IntegrityError as error:
+        raise AlreadyDecided(str(error.orig)) from error

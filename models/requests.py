@@ -1,0 +1,94 @@
+"""Requests: what the web process accepts and a drain decides, as it stands in an outbox list.
+
+A request is complete when it is accepted: its id and its time are minted once, so that every later try is the same
+message. It never holds a token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+import zlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+Kind = Literal["send", "recall", "notice"]
+ChatType = Literal["single", "group"]
+
+# Ids given for a (sender, clientMsgId) pair are uuid5 of this namespace, so that a repeat is the same message.
+_CLIENT_MESSAGE_NAMESPACE = uuid.UUID("6f1d3c52-6f0f-4a9e-9a0b-0c7b1f5f7a11")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One accepted request. `reply_to` is where the verdict is waited for: (process id, number of the wait)."""
+
+    id: str
+    kind: Kind
+    chat_type: ChatType
+    sender_id: int
+    role: str  # session role: "user" or "visitor" (C8)
+    device: str
+    to_id: int  # recipient, or group
+    type: str
+    data: str
+    options: Any  # decoded JSON, None where absent or undecodable
+    created_at_ms: int
+    client_msg_id: str | None
+    reply_to: tuple[str, int] | None
+
+    @property
+    def conversation(self) -> str:
+        return conversation_key(self.chat_type, self.sender_id, self.to_id)
+
+    def encode(self) -> bytes:
+        return orjson.dumps(
+            (
+                self.id,
+                self.kind,
+                self.chat_type,
+                self.sender_id,
+                self.role,
+                self.device,
+                self.to_id,
+                self.type,
+                self.data,
+                self.options,
+                self.created_at_ms,
+                self.client_msg_id,
+                self.reply_to,
+            )
+        )
+
+    def content_hash(self) -> str:
+        """Return 32 hex digits that differ when anything differs that the sender chose."""
+        chosen = (self.kind, self.chat_type, self.to_id, self.type, self.data, self.options)
+        return hashlib.blake2b(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+def decode(entry: bytes) -> Request:
+    """Raises ValueError or TypeError: the entry is not a request."""
+    *fields, reply_to = orjson.loads(entry)
+    return Request(*fields, reply_to=tuple(reply_to) if reply_to else None)
+
+
+def mint_id(sender_id: int, client_msg_id: str | None) -> str:
+    """Give the id of a new message: derived where the client named it, random otherwise."""
+    if client_msg_id is None:
+        return str(uuid.uuid4())
+    return str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"{sender_id}:{client_msg_id}"))
+
+
+def conversation_key(chat_type: ChatType, sender_id: int, to_id: int) -> str:
+    """Name a conversation: both sides of a one-to-one chat give the same name."""
+    if chat_type == "group":
+        return f"group:{to_id}"
+    low, high = sorted((sender_id, to_id))
+    return f"single:{low}:{high}"
+
+
+def shard_of(conversation: str, shards: int) -> int:
+    """Return the shard a conversation lives in. It must never change while a deployment holds messages."""
+    return zlib.crc32(conversation.encode()) % shards

@@ -1,0 +1,88 @@
+"""Group commit for gevent processes: what is asked for while a round trip is under way goes out with the next one.
+
+One greenlet serves a batcher; there is no timer. A lone caller waits for nobody, a crowd shares one round trip.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import gevent
+from gevent.event import AsyncResult, Event
+
+from models.errors import StoreUnavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Done = Callable[["Answer | None", "StoreUnavailable | None"], None]
+
+_MAX_ITEMS_PER_TRIP = 512
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.02, 0.25
+
+
+class Batcher(Generic[Item, Answer]):
+    """Calls `handle(items) -> answers` for all items that have gathered, one call at a time.
+
+    `handle` must be safe to repeat: while it raises StoreUnavailable it is called again for up to `patience_seconds`
+    counted from an item's arrival, so that a Redis that restarts within that time is noticed by nobody.
+    """
+
+    def __init__(self, handle: Callable[[Sequence[Item]], Sequence[Answer]], *, patience_seconds: float) -> None:
+        self._handle = handle
+        self._patience_seconds = patience_seconds
+        self._waiting: list[tuple[Item, float, Done[Answer]]] = []
+        self._arrived = Event()
+
+    def start(self) -> None:
+        gevent.spawn(self._serve)
+
+    def submit(self, item: Item, done: Done[Answer]) -> None:
+        """Queue an item. `done(answer, error)` is called later, from the batcher's greenlet, and must not block."""
+        self._waiting.append((item, time.monotonic(), done))
+        self._arrived.set()
+
+    def call(self, item: Item) -> Answer:
+        """Queue an item and wait for its answer. Raises StoreUnavailable."""
+        result: AsyncResult[Answer] = AsyncResult()
+
+        def done(answer: Answer | None, error: StoreUnavailable | None) -> None:
+            if error is None:
+                result.set(answer)
+            else:
+                result.set_exception(error)
+
+        self.submit(item, done)
+        return result.get()
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._waiting)
+
+    def _serve(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            self._arrived.wait()
+            batch, self._waiting = self._waiting[:_MAX_ITEMS_PER_TRIP], self._waiting[_MAX_ITEMS_PER_TRIP:]
+            if not batch:
+                self._arrived.clear()
+                continue
+            try:
+                answers = self._handle([item for item, _, _ in batch])
+            except StoreUnavailable as error:
+                self._put_back(batch, error)
+                gevent.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                continue
+            pause = _FIRST_PAUSE_SECONDS
+            for (_, _, done), answer in zip(batch, answers, strict=True):
+                done(answer, None)
+
+    def _put_back(self, batch: list[tuple[Item, float, Done[Answer]]], error: StoreUnavailable) -> None:
+        oldest = time.monotonic() - self._patience_seconds
+        self._waiting[:0] = [entry for entry in batch if entry[1] > oldest]
+        for _, arrived, done in batch:
+            if arrived <= oldest:
+                done(None, error)

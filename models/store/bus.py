@@ -1,0 +1,107 @@
+"""The bus: news from drains to web processes, one publication per process and batch.
+
+A publication is only news. A process that misses one reads the inboxes of its users a few seconds later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+import redis
+from redis.exceptions import RedisError
+
+from models.errors import StoreUnavailable
+from models.store import keys
+from models.store.connection import Command
+
+
+class Delivery(NamedTuple):
+    """An inbox got an entry. `body` is a place in the publication's bodies, -1: read the inbox instead."""
+
+    user_id: int
+    epoch: str
+    cursor: int
+    body: int
+    own_device: str | None  # the sender's own entry: the device that sent
+    message_id: str | None  # likewise
+
+
+class Verdict(NamedTuple):
+    """What became of a request. `code` None: stored, and `body` is the Message as its sender sees it."""
+
+    wait: int  # number of the wait in its process
+    message_id: str
+    code: str | None
+    body: int
+    cursor: int  # of the sender's own inbox entry, 0 where unknown
+
+
+@dataclass(slots=True)
+class Publication:
+    """Everything a batch has to tell one process. Bodies stand once, however many entries refer to them."""
+
+    deliveries: list[Delivery] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    _places: dict[bytes, int] = field(default_factory=dict)
+
+    def place(self, body: bytes) -> int:
+        """Give the place of a body among the bodies, adding it where it is new."""
+        place = self._places.get(body)
+        if place is None:
+            place = self._places[body] = len(self.bodies)
+            self.bodies.append(body.decode())
+        return place
+
+    def encode(self) -> bytes:
+        # orjson refuses named tuples on purpose.
+        return orjson.dumps([list(map(tuple, self.deliveries)), list(map(tuple, self.verdicts)), self.bodies])
+
+
+def decode(payload: bytes) -> Publication:
+    deliveries, verdicts, bodies = orjson.loads(payload)
+    return Publication([Delivery(*row) for row in deliveries], [Verdict(*row) for row in verdicts], bodies)
+
+
+def publish_commands(publications: Iterable[tuple[str, Publication]]) -> list[Command]:
+    return [("PUBLISH", keys.process_channel(process_id), news.encode()) for process_id, news in publications]
+
+
+class Subscription:
+    """A process's ear on its own channel. One greenlet owns it."""
+
+    def __init__(self, client: redis.Redis, process_id: str) -> None:
+        self._client = client
+        self._channel = keys.process_channel(process_id)
+        self._pubsub: Any = None
+
+    def open(self) -> None:
+        """Subscribe and wait for Redis to confirm. Raises StoreUnavailable."""
+        self.close()
+        try:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=False)
+            self._pubsub.subscribe(self._channel)
+            if self._pubsub.get_message(timeout=2) is None:
+                raise StoreUnavailable("the subscription was not confirmed")
+        except RedisError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def messages(self, silence_seconds: float) -> Iterator[bytes | None]:
+        """Give what arrives; None whenever nothing did for that long. Raises StoreUnavailable."""
+        try:
+            while True:
+                message = self._pubsub.get_message(timeout=silence_seconds)
+                if message is None:
+                    yield None
+                elif message["type"] == "message":
+                    yield message["data"]
+        except RedisError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def close(self) -> None:
+        if self._pubsub is not None:
+            self._pubsub.close()
+            self._pubsub = None

@@ -1,0 +1,143 @@
+"""Inboxes: what each user's devices have not all acknowledged, in order, with consecutive cursors.
+
+An entry is a header and a body: `<shard>:<position>:<own device>:<group ref>|<Message as JSON>`. The position is the
+decision's `shard_seq`. `own device` names, percent-encoded, the device that sent, in the sender's own inbox only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+from models.store import keys
+from models.store.connection import SCRIPTS, Command
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    shard: int
+    position: int
+    own_device: str | None
+    body: bytes  # Message as JSON, as this user may see it
+
+    def encode(self) -> bytes:
+        device = quote(self.own_device, safe="") if self.own_device is not None else ""
+        return b"%d:%d:%s:|%s" % (self.shard, self.position, device.encode(), self.body)
+
+
+def decode(raw: bytes) -> Entry:
+    header, _, body = raw.partition(b"|")
+    shard, position, device, _ = header.split(b":")
+    return Entry(int(shard), int(position), unquote(device.decode()) if device else None, body)
+
+
+@dataclass(slots=True)
+class Appends:
+    """What one shard's batch appends to one user, in order of position."""
+
+    user_id: int
+    shard: int
+    entries: list[tuple[int, bytes, int | None, bytes]] = field(default_factory=list)  # position, entry, log peer, body
+
+    def command(self, *, inbox_max: int, log_max: int) -> Command:
+        peers = list(dict.fromkeys(peer for _, _, peer, _ in self.entries if peer is not None))
+        logs = [keys.single_log(self.user_id, peer) for peer in peers]
+        args: list[Any] = [self.shard, inbox_max, log_max]
+        for position, entry, peer, body in self.entries:
+            args += (position, entry, 0 if peer is None else peers.index(peer) + 4, b"" if peer is None else body)
+        owner = [keys.cursor(self.user_id), keys.inbox(self.user_id), keys.online(self.user_id)]
+        return SCRIPTS["append"].call([*owner, *logs], args)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`epoch` None: the user's inbox is lost and must be rebuilt first; nothing was appended."""
+
+    epoch: str | None
+    cursors: Sequence[int]  # one per entry, 0 where an earlier try had appended it
+    newest: int
+    online: Mapping[str, str]  # device -> connection
+
+    @classmethod
+    def parse(cls, answer: Any) -> Appended:
+        epoch, cursors, newest, online = answer
+        pairs = zip(online[::2], online[1::2], strict=True)
+        return cls(epoch.decode() or None, cursors, newest, {device.decode(): where.decode() for device, where in pairs})
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of an inbox. `base` is the cursor of the last entry that is gone; the first entry has `first` as cursor."""
+
+    epoch: str | None
+    newest: int
+    base: int
+    first: int
+    entries: Sequence[Entry]
+
+
+def read_command(user_id: int, after_cursor: int, most: int) -> Command:
+    return SCRIPTS["read_inbox"].call([keys.cursor(user_id), keys.inbox(user_id)], [after_cursor, most])
+
+
+def parse_page(answer: Any, after_cursor: int) -> Page:
+    epoch, newest, base, raw = answer
+    first = max(after_cursor, base) + 1
+    return Page(epoch.decode() or None, newest, base, first, [decode(entry) for entry in raw])
+
+
+def acknowledge_command(user_id: int, device: str, epoch: str, cursor: int) -> Command:
+    """Record that a device has everything up to `cursor`. Ignored where it is not above what is recorded."""
+    return SCRIPTS["acknowledge"].call([keys.cursor(user_id), keys.inbox(user_id)], [epoch, device, cursor])
+
+
+def open_command(
+    user_id: int, positions: Mapping[int, int], acknowledged: Mapping[str, int], entries: Sequence[Entry]
+) -> Command:
+    """Open an inbox under a new epoch with `entries` as cursors 1, 2, … Ignored where it is open.
+
+    positions: per shard the newest shard_seq that the entries take account of. acknowledged: cursor per device.
+    """
+    args: list[Any] = [secrets.token_hex(4), len(positions)]
+    for shard, position in positions.items():
+        args += (shard, position)
+    args.append(len(acknowledged))
+    for device, cursor in acknowledged.items():
+        args += (device, cursor)
+    args += [entry.encode() for entry in entries]
+    return SCRIPTS["open_inbox"].call([keys.cursor(user_id), keys.inbox(user_id)], args)
+
+
+def newest_command(user_id: int) -> Command:
+    return ("HMGET", keys.cursor(user_id), "epoch", "next")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    acknowledged: int
+    seen: Mapping[int, int]  # shard -> newest shard_seq acknowledged
+
+
+def state_command(user_id: int) -> Command:
+    return ("HGETALL", keys.cursor(user_id))
+
+
+def parse_state(answer: Any) -> tuple[str | None, dict[str, DeviceState]]:
+    """Return the epoch (None where there is no inbox) and how far each device has acknowledged."""
+    fields = _as_mapping(answer)
+    seen: dict[str, dict[int, int]] = {name[2:]: {} for name in fields if name.startswith("d:")}
+    for name, value in fields.items():
+        if name.startswith("v:"):
+            device, _, shard = name[2:].rpartition(":")
+            seen.setdefault(device, {})[int(shard)] = int(value)
+    devices = {d: DeviceState(int(fields[f"d:{d}"]), shards) for d, shards in seen.items() if f"d:{d}" in fields}
+    return fields.get("epoch"), devices
+
+
+def _as_mapping(answer: Any) -> dict[str, str]:
+    if isinstance(answer, dict):
+        return {name.decode(): value.decode() for name, value in answer.items()}
+    return {name.decode(): value.decode() for name, value in zip(answer[::2], answer[1::2], strict=True)}

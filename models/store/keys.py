@@ -1,0 +1,55 @@
+"""The name of every Redis key. `docs/redis.md` lists them with type, owner, lifetime and bound; a test compares the two.
+
+All keys of one owner share a hash tag. Names follow ORIG 3.1 where the thing is the same.
+"""
+
+from __future__ import annotations
+
+
+def outbox(shard: int) -> str:
+    return f"outbox:{{s{shard}}}"
+
+
+def dead(shard: int) -> str:
+    return f"dead:{{s{shard}}}"
+
+
+def lease(shard: int) -> str:
+    return f"lease:{{s{shard}}}"
+
+
+def inbox(user_id: int) -> str:
+    return f"chat_getmessage_{{{user_id}}}"
+
+
+def cursor(user_id: int) -> str:
+    return f"cursor_{{{user_id}}}"
+
+
+def online(user_id: int) -> str:
+    return f"online_{{{user_id}}}"
+
+
+def sessions(user_id: int) -> str:
+    return f"chat_user_{{{user_id}}}"
+
+
+def single_log(owner_id: int, peer_id: int) -> str:
+    return f"chatlog:chatlog_{{{owner_id}}}_single_{peer_id}"
+
+
+def group_log(group_id: int) -> str:
+    return f"chatlog:chatlog_{{g{group_id}}}_group"
+
+
+def group_cursor(group_id: int) -> str:
+    return f"cursor_{{g{group_id}}}"
+
+
+def process_channel(process_id: str) -> str:
+    return f"process:{process_id}"
+
+
+BELL = "bell"  # set while a bell is on its way to a worker
+DOORBELL = "doorbell"  # channel: tells drains at work that something was accepted
+WORKER_SEEN = "worker_seen"  # set by every drain that starts; /readyz wants it there

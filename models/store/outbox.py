@@ -1,0 +1,93 @@
+"""The outbox: accepted requests, one list per shard, and the bells that tell drains about them.
+
+A list holds requests from acceptance until a drain has decided, applied and published them. `accept` is safe to repeat:
+a request that stands there twice has one id, and an id is decided once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import redis
+
+from models.store import keys
+from models.store.connection import SCRIPTS, Command, run
+
+_BELL_MS = 1_000
+_WORKER_SEEN_MS = 10_000
+
+
+def accept(client: redis.Redis, entries: Mapping[int, Sequence[bytes]]) -> bool:
+    """Append entries to their shards' lists, in order. Return whether a bell should be rung.
+
+    Raises StoreUnavailable: appended or not is unknown.
+    """
+    commands: list[Command] = [("RPUSH", keys.outbox(shard), *shard_entries) for shard, shard_entries in entries.items()]
+    # A drain at work listens to the doorbell. Nobody there: one bell for all, until a drain answers it or it is lost.
+    heard = run(client, [*commands, ("PUBLISH", keys.DOORBELL, "")])[-1]
+    return not heard and run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
+
+
+def answer_bell(client: redis.Redis) -> None:
+    """Say that a drain has come: a bell rung from now on is a new one."""
+    run(client, [("DEL", keys.BELL), ("SET", keys.WORKER_SEEN, "1", "PX", _WORKER_SEEN_MS)])
+
+
+def count_waiting(client: redis.Redis, shards: Sequence[int]) -> dict[int, int]:
+    """Return how many requests wait in each shard."""
+    return dict(zip(shards, run(client, [("LLEN", keys.outbox(shard)) for shard in shards]), strict=True))
+
+
+def read_heads(client: redis.Redis, shards: Sequence[int], most: int) -> dict[int, list[bytes]]:
+    """Return the oldest entries of each shard, `most` per shard, without removing them."""
+    heads = run(client, [("LRANGE", keys.outbox(shard), 0, most - 1) for shard in shards])
+    return dict(zip(shards, heads, strict=True))
+
+
+def take_leases(client: redis.Redis, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:
+    """Take or renew leases; return the shards whose lease is ours now."""
+    script = SCRIPTS["take_lease"]
+    taken = run(client, [script.call([keys.lease(shard)], [token, lease_ms]) for shard in shards])
+    return [shard for shard, is_ours in zip(shards, taken, strict=True) if is_ours]
+
+
+def release_leases(client: redis.Redis, shards: Sequence[int], token: str) -> None:
+    run(client, [SCRIPTS["release_lease"].call([keys.lease(shard)], [token]) for shard in shards])
+
+
+def pop_command(shard: int, token: str, count: int) -> Command:
+    """Remove the first `count` entries of a shard, if its lease is still ours."""
+    return SCRIPTS["pop"].call([keys.outbox(shard), keys.lease(shard)], [token, count])
+
+
+def bury_command(shard: int, entry: bytes) -> Command:
+    """Keep an entry that cannot be decided, for people to look at."""
+    return ("RPUSH", keys.dead(shard), entry)
+
+
+def has_worker(client: redis.Redis) -> bool:
+    """Return whether some drain has run within the last seconds."""
+    return bool(run(client, [("EXISTS", keys.WORKER_SEEN)])[0])
+
+
+class Doorbell:
+    """A drain's ear while it is at work. What was published before `listen` is not heard: look at the lists after it."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._subscription: Any = client.pubsub(ignore_subscribe_messages=True)
+
+    def listen(self) -> None:
+        self._subscription.subscribe(keys.DOORBELL)
+        # The answer to SUBSCRIBE is ignored by this call, but it has arrived when the call returns.
+        self._subscription.get_message(timeout=1)
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it rang within the time. However often it rang before, that counts as once."""
+        rang = self._subscription.get_message(timeout=seconds) is not None
+        while rang and self._subscription.get_message(timeout=0) is not None:
+            pass
+        return rang
+
+    def close(self) -> None:
+        self._subscription.close()

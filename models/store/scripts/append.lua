@@ -1,0 +1,44 @@
+-- Append the entries of one shard to one user: his inbox, and the log of the conversation each belongs to.
+-- Nothing happens while the user has no epoch (Redis lost his data): the caller rebuilds it first. An entry whose
+-- position is not above the newest applied of its shard was applied by an earlier try and is left out.
+-- KEYS[1] cursor hash: next, base, epoch, s:<shard> newest shard_seq applied, d:<device> acknowledged cursor, v:<device>
+-- KEYS[2] inbox list, oldest first; KEYS[3] online hash; KEYS[4..] chat log lists
+-- ARGV[1] shard; ARGV[2] most inbox entries; ARGV[3] most log entries; then per entry, in order of position:
+--   position, inbox entry ('' = none), number of its log in KEYS (0 = none), log entry
+-- Returns {epoch or '', {cursor per entry, 0 = already applied}, newest cursor, {device, connection, …} online}
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 's:' .. ARGV[1])
+if not state[1] then
+  return {'', {}, 0, {}}
+end
+local newest, applied = tonumber(state[2]), tonumber(state[3] or '0')
+local inbox_max, log_max = tonumber(ARGV[2]), tonumber(ARGV[3])
+local cursors, first = {}, newest
+for i = 4, #ARGV, 4 do
+  local position, entry, log = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
+  if position > applied then
+    applied = position
+    if entry ~= '' then
+      redis.call('RPUSH', KEYS[2], entry)
+      newest = newest + 1
+      cursors[#cursors + 1] = newest
+    else
+      cursors[#cursors + 1] = 0
+    end
+    if log > 0 then
+      if redis.call('RPUSH', KEYS[log], ARGV[i + 3]) > log_max then
+        redis.call('LTRIM', KEYS[log], -log_max, -1)
+      end
+    end
+  else
+    cursors[#cursors + 1] = 0
+  end
+end
+redis.call('HSET', KEYS[1], 'next', newest, 's:' .. ARGV[1], applied)
+if newest > first then
+  local length = redis.call('LLEN', KEYS[2])
+  if length > inbox_max then
+    redis.call('LTRIM', KEYS[2], -inbox_max, -1)
+    redis.call('HINCRBY', KEYS[1], 'base', length - inbox_max)
+  end
+end
+return {state[1], cursors, newest, redis.call('HGETALL', KEYS[3])}

@@ -1,0 +1,12 @@
+"""Every table of the database. Importing this module makes `db.metadata` whole, for migrations and tests."""
+
+from models.audiences import Audience
+from models.friendships import Friendship
+from models.groups import Group, GroupMember
+from models.messages import Message
+from models.positions import DevicePosition
+from models.sessions import ChatSession
+from models.shards import Shard
+from models.users import User
+
+__all__ = ["Audience", "ChatSession", "DevicePosition", "Friendship", "Group", "GroupMember", "Message", "Shard", "User"]

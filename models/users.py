@@ -1,0 +1,60 @@
+"""Users: accounts and visitors (ORIG section 5, table `user`), and the version that says when their facts changed.
+
+`facts_version` rises with every change of a user's profile, settings, friend rows, blocks and follows, in the same
+transaction, so that a worker can tell with one query whether what it has cached about him still holds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import BigInteger, Connection, DateTime, Integer, SmallInteger, String, Text, select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.database import Base
+
+ACTIVE = 1  # the only status that may do anything (ORIG A15)
+
+
+def now_utc() -> datetime:
+    """Return the time as the ORM columns keep it: UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+class User(Base):
+    __tablename__ = "user"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    uuid: Mapped[str] = mapped_column(String(36), unique=True)
+    username: Mapped[str] = mapped_column(String(50), unique=True)
+    password: Mapped[str] = mapped_column(String(255))
+    nickname: Mapped[str] = mapped_column(String(50), default="")
+    avatar: Mapped[str] = mapped_column(String(1000), default="")
+    # NULL when absent: the original's default '' made the second registration violate the unique key (E10).
+    devicefingeruuid: Mapped[str | None] = mapped_column(String(200), unique=True)
+    uniplatform: Mapped[str] = mapped_column(String(100), default="")
+    devicemodel: Mapped[str] = mapped_column(String(100), default="")
+    deviceos: Mapped[str] = mapped_column(String(100), default="")
+    devicebrand: Mapped[str] = mapped_column(String(100), default="")
+    userset: Mapped[str] = mapped_column(Text, default="")
+    invite_confirm: Mapped[int] = mapped_column(SmallInteger, default=0)
+    status: Mapped[int] = mapped_column(SmallInteger, default=ACTIVE)
+    role: Mapped[str] = mapped_column(String(20), default="user")
+    last_login: Mapped[datetime | None] = mapped_column(DateTime)
+    register_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc)
+    order: Mapped[int] = mapped_column(Integer, default=50)
+    create_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc)
+    update_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc, onupdate=now_utc)
+    facts_version: Mapped[int] = mapped_column(BigInteger, default=1)
+
+
+def load_status(connection: Connection, user_id: int) -> int | None:
+    """Return the user's status, None where no such user exists."""
+    return connection.execute(select(User.status).where(User.id == user_id)).scalar_one_or_none()
+
+
+def touch_facts(connection: Connection, *user_ids: int) -> None:
+    """Raise the facts version of users. Call it in the transaction that changes anything a send's verdict depends on."""
+    # In ascending order, so that two transactions touching the same pair cannot wait for each other.
+    for user_id in sorted(set(user_ids)):
+        connection.execute(update(User).where(User.id == user_id).values(facts_version=User.facts_version + 1))

@@ -1,0 +1,113 @@
+"""Parameters as ORIG 1.2 reads them: turned to text first, "" counts as missing, one error text for the first fault.
+
+Fields are declared in ORIG's order; `Params.read` gives the values or raises InvalidParams with the text a client may show.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from marshmallow import EXCLUDE, Schema, ValidationError, fields
+
+MAX_INT = 10_000_000_000_000_000
+MAX_TEXT = 10_000_000
+
+_INT = re.compile(r"[+-]?\d{1,17}\Z")
+
+
+class InvalidParams(Exception):
+    """A parameter is missing or wrong. `text` is ORIG's text for the first fault, `field` its parameter."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+        self.text = text
+
+
+def as_text(value: Any) -> str:
+    """Turn a JSON value to the text ORIG's validator works on: objects and arrays become their JSON text."""
+    if isinstance(value, str):
+        return value
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float):
+        return str(value)
+    return orjson.dumps(value).decode()
+
+
+class TextParam(fields.Field[str]):
+    """A text of `min` to `max` characters, or one of `choices`."""
+
+    def __init__(
+        self, label: str, *, min: int = 0, max: int = 0, choices: Sequence[str] = (), default: str | None = None
+    ) -> None:
+        required = default is None
+        super().__init__(required=required, **({} if required else {"load_default": default}))
+        self.label, self.min, self.max, self.choices, self.default = label, min, max, choices, default
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
+        text = as_text(value)
+        fault = self._fault(text)
+        if fault is None:
+            return text
+        if self.default is not None:
+            return self.default
+        raise ValidationError(fault)
+
+    def _fault(self, text: str) -> str | None:
+        if "\0" in text:
+            return f"{self.label} 的值包含非法字符"
+        if self.choices and text not in self.choices:
+            return f"{self.label} 的值 `{text}` 必须在 [{'、'.join(f'`{choice}`' for choice in self.choices)}] 中"
+        if (self.min or self.max) and not self.min <= len(text) <= (self.max or MAX_TEXT):
+            return f"{self.label} 的长度 必须 在 {self.min} 和 {self.max or MAX_TEXT} 之间"
+        return None
+
+
+class IntParam(fields.Field[int]):
+    """A whole number from `min` to `max`, also as numeric text."""
+
+    def __init__(self, label: str, *, min: int = 0, max: int = MAX_INT, default: int | None = None) -> None:
+        required = default is None
+        super().__init__(required=required, **({} if required else {"load_default": default}))
+        self.label, self.min, self.max, self.default = label, min, max, default
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> int:
+        text = as_text(value).strip()
+        if not _INT.match(text):
+            fault = f"{self.label} 的值 `{text[:100]}` 的类型不是 `int`"
+        elif not self.min <= int(text) <= self.max:
+            fault = f"{self.label} 的数值 必须 在 {self.min} 和 {self.max} 之间"
+        else:
+            return int(text)
+        if self.default is not None:
+            return self.default
+        raise ValidationError(fault)
+
+
+class Params(Schema):
+    """Base of the parameter schemas."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    def read(self, *sources: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate the parameters found in any of the sources; a later source wins. Raises InvalidParams."""
+        given: dict[str, Any] = {}
+        for source in sources:
+            given.update((name, value) for name, value in source.items() if value is not None and value != "")
+        try:
+            return self.load(given)  # type: ignore[no-any-return]
+        except ValidationError as error:
+            faults = error.normalized_messages()
+        for name, field in self.fields.items():
+            if name in faults:
+                missing = name not in given and field.required
+                text = f"{getattr(field, 'label', None) or name}不能为空" if missing else faults[name][0]
+                raise InvalidParams(name, text)
+        raise InvalidParams("", "参数错误")

@@ -1,0 +1,31 @@
+"""What a send carries (ORIG C2, contract section 4), over HTTP and in a protocol 2 `send` frame."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from models.bodies import USER_TYPES
+from schemas.params import IntParam, Params, TextParam
+
+
+class SendParams(Params):
+    sendto_id = IntParam("接收人/群的id值", min=1)
+    chatType = TextParam("接收类型", choices=("single", "group"))
+    type = TextParam("消息类型", choices=USER_TYPES)
+    data = TextParam("消息内容")
+    options = TextParam("额外参数json字符串", default="")
+    clientMsgId = TextParam("客户端消息编号", min=1, max=64, default="")
+
+
+SEND_PARAMS = SendParams()
+
+
+def decode_options(text: str) -> Any:
+    """Decode `options` as the seed does: percent-decoded, then JSON; null where either fails."""
+    try:
+        return orjson.loads(unquote(text, errors="strict"))
+    except (orjson.JSONDecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,207 @@
+"""The only reader of the environment. Everything else receives a `Settings`.
+
+Each field says its unit, its default and who uses it. Values come from environment variables, also from a `.env` file in
+the working directory (the environment wins). What is generated on first run (secrets) is kept under `DATA_DIR`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from environs import Env, EnvError, validate
+
+# A unix socket path longer than this cannot be bound: sockaddr_un.sun_path holds 108 bytes with its final NUL.
+_MAX_SOCKET_PATH_BYTES = 100
+_MIN_SECRET_BYTES = 32
+
+
+class SettingsError(Exception):
+    """A setting is missing, malformed or unsafe. The text names the variable and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    # Where it runs (wsgi, supervise)
+    production: bool  # HONGYAN_ENV=production: weak secrets and load-seed are refused
+    host: str  # HOST, address of the web port
+    port: int  # PORT
+    flower_port: int  # FLOWER_PORT, always bound to loopback
+    flower_basic_auth: str  # FLOWER_BASIC_AUTH, "user:password"
+    data_dir: Path  # DATA_DIR, everything the embedded default writes
+    web_processes: int  # WEB_PROCESSES
+    worker_processes: int  # WORKER_PROCESSES, workers of the queue `drain`
+
+    # What it talks to (models, tasks)
+    database_url: str  # DATABASE_URL, SQLAlchemy URL
+    redis_url: str  # REDIS_URL, or the embedded Redis's socket
+    is_redis_embedded: bool  # True where REDIS_URL is unset
+    broker_url: str  # CELERY_BROKER_URL, kombu URL
+
+    # Who may come in (webapp)
+    jwt_secret: str  # JWT_SECRET
+    token_ttl_seconds: int  # TOKEN_TTL_SECONDS, lifetime of a session
+    visitor_salt: str  # VISITOR_SALT, ORIG 1.7
+    server_api_key: str  # SERVER_API_KEY, for POST /api/admin/tokens
+    allowed_origins: tuple[str, ...]  # ALLOWED_ORIGINS, empty = same origin
+    trusted_proxies: tuple[str, ...]  # TRUSTED_PROXIES, addresses or networks
+    metrics_token: str | None  # METRICS_TOKEN, None = direct loopback only
+
+    # How it answers (webapp)
+    send_wait_seconds: float  # SEND_WAIT_SECONDS, how long a send waits for its verdict
+    media_url: str  # MEDIA_URL, base of the icons in notices (ORIG's <B>)
+    language: str  # LANGUAGE, "zh" or "en"
+    rate_limit_sends: str  # RATE_LIMIT_SENDS, per user
+    rate_limit_auth: str  # RATE_LIMIT_AUTH, per client address
+    rate_limit_frames: str  # RATE_LIMIT_FRAMES, per socket
+
+    # Bounds (webapp, tasks, models)
+    message_max_bytes: int  # MESSAGE_MAX_BYTES, UTF-8 bytes of `data`; `options` half of it
+    body_max_bytes: int  # BODY_MAX_BYTES, an HTTP request body
+    frame_max_bytes: int  # FRAME_MAX_BYTES, one websocket message from a client
+    socket_outbox_max_bytes: int  # SOCKET_OUTBOX_MAX_BYTES, unsent bytes of one socket before it is cut off
+    sockets_per_user: int  # SOCKETS_PER_USER
+    devices_per_user: int  # DEVICES_PER_USER
+    group_max_members: int  # GROUP_MAX_MEMBERS
+    inbox_max_entries: int  # INBOX_MAX_ENTRIES, unacknowledged entries kept per user
+    chatlog_max_entries: int  # CHATLOG_MAX_ENTRIES, entries of a conversation kept in Redis
+    web_max_connections: int  # WEB_MAX_CONNECTIONS, per web process
+
+    # Delivery core (tasks, models.store)
+    outbox_shards: int  # OUTBOX_SHARDS, fixed for the life of a deployment: it decides where a conversation lives
+    drain_batch_requests: int  # DRAIN_BATCH_REQUESTS, requests one batch reads from a shard at most
+    drain_batch_deliveries: int  # DRAIN_BATCH_DELIVERIES, deliveries one batch makes at most
+    drain_linger_seconds: float  # DRAIN_LINGER_SECONDS, how long a drain waits for more before it leaves
+    drain_max_seconds: float  # DRAIN_MAX_SECONDS, after which a drain leaves in any case
+    drain_lease_seconds: float  # DRAIN_LEASE_SECONDS, after which another drain may take a silent one's shards
+    heartbeat_seconds: int  # HEARTBEAT_SECONDS, ORIG 2.5
+
+    # What it writes
+    log_level: str  # LOG_LEVEL
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where the embedded Redis listens: in `DATA_DIR`, or in the temporary folder where that path is too long."""
+        return _redis_socket(self.data_dir)
+
+    def __repr__(self) -> str:  # secrets must not reach a log through an error report
+        return f"Settings(data_dir={str(self.data_dir)!r}, port={self.port})"
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env`. Creates `DATA_DIR` and the generated secrets.
+
+    Raises SettingsError: a variable is malformed, or unsafe for production.
+    """
+    env = Env()
+    env.read_env(str(Path.cwd() / ".env"), recurse=False)
+    try:
+        return _read(env)
+    except EnvError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _read(env: Env) -> Settings:
+    production = env.str("HONGYAN_ENV", "development") == "production"
+    data_dir = Path(env.str("DATA_DIR", "var")).absolute()
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    redis_url = env.str("REDIS_URL", "")
+    redis_socket = _redis_socket(data_dir)
+    positive = validate.Range(min=1)
+    port_range = validate.Range(min=1, max=65535)
+
+    jwt_secret = env.str("JWT_SECRET", "") or _generated(data_dir / "jwt_secret", 48)
+    if production and len(jwt_secret.encode()) < _MIN_SECRET_BYTES:
+        raise SettingsError(f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`")
+
+    return Settings(
+        production=production,
+        host=env.str("HOST", "127.0.0.1"),
+        port=env.int("PORT", 8000, validate=port_range),
+        flower_port=env.int("FLOWER_PORT", 5555, validate=port_range),
+        flower_basic_auth=env.str("FLOWER_BASIC_AUTH", "") or "hongyan:" + _generated(data_dir / "flower_password", 18),
+        data_dir=data_dir,
+        web_processes=env.int("WEB_PROCESSES", 2, validate=positive),
+        worker_processes=env.int("WORKER_PROCESSES", 2, validate=positive),
+        database_url=env.str("DATABASE_URL", "") or f"sqlite:///{data_dir / 'hongyan.db'}",
+        redis_url=redis_url or f"unix://{redis_socket}?db=0",
+        is_redis_embedded=not redis_url,
+        broker_url=env.str("CELERY_BROKER_URL", "") or _broker_url(redis_url, redis_socket),
+        jwt_secret=jwt_secret,
+        token_ttl_seconds=env.int("TOKEN_TTL_SECONDS", 2_592_000, validate=positive),
+        visitor_salt=env.str("VISITOR_SALT", "hongyan"),
+        server_api_key=env.str("SERVER_API_KEY", "") or _generated(data_dir / "server_api_key", 32),
+        allowed_origins=tuple(env.list("ALLOWED_ORIGINS", [])),
+        trusted_proxies=tuple(env.list("TRUSTED_PROXIES", [])),
+        metrics_token=env.str("METRICS_TOKEN", "") or None,
+        send_wait_seconds=env.float("SEND_WAIT_SECONDS", 5.0, validate=validate.Range(min=0)),
+        media_url=env.str("MEDIA_URL", "/static/media/"),
+        language=env.str("LANGUAGE", "zh", validate=validate.OneOf(["zh", "en"])),
+        rate_limit_sends=env.str("RATE_LIMIT_SENDS", "100 per second"),
+        rate_limit_auth=env.str("RATE_LIMIT_AUTH", "60 per minute"),
+        rate_limit_frames=env.str("RATE_LIMIT_FRAMES", "50 per second"),
+        message_max_bytes=env.int("MESSAGE_MAX_BYTES", 16_384, validate=positive),
+        body_max_bytes=env.int("BODY_MAX_BYTES", 262_144, validate=positive),
+        frame_max_bytes=env.int("FRAME_MAX_BYTES", 65_536, validate=positive),
+        socket_outbox_max_bytes=env.int("SOCKET_OUTBOX_MAX_BYTES", 1_048_576, validate=positive),
+        sockets_per_user=env.int("SOCKETS_PER_USER", 8, validate=positive),
+        devices_per_user=env.int("DEVICES_PER_USER", 5, validate=positive),
+        group_max_members=env.int("GROUP_MAX_MEMBERS", 1_000, validate=positive),
+        inbox_max_entries=env.int("INBOX_MAX_ENTRIES", 10_000, validate=positive),
+        chatlog_max_entries=env.int("CHATLOG_MAX_ENTRIES", 1_000, validate=positive),
+        web_max_connections=env.int("WEB_MAX_CONNECTIONS", 20_000, validate=positive),
+        outbox_shards=env.int("OUTBOX_SHARDS", 8, validate=validate.Range(min=1, max=64)),
+        drain_batch_requests=env.int("DRAIN_BATCH_REQUESTS", 256, validate=positive),
+        drain_batch_deliveries=env.int("DRAIN_BATCH_DELIVERIES", 2_000, validate=positive),
+        drain_linger_seconds=env.float("DRAIN_LINGER_SECONDS", 0.3, validate=validate.Range(min=0, max=1)),
+        drain_max_seconds=env.float("DRAIN_MAX_SECONDS", 1.0, validate=validate.Range(min=0, max=5)),
+        drain_lease_seconds=env.float("DRAIN_LEASE_SECONDS", 2.0, validate=validate.Range(min=0.2, max=30)),
+        heartbeat_seconds=env.int("HEARTBEAT_SECONDS", 30, validate=positive),
+        log_level=env.str("LOG_LEVEL", "info", validate=validate.OneOf(["debug", "info", "warning", "error"])),
+    )
+
+
+def _redis_socket(data_dir: Path) -> Path:
+    socket = data_dir / "redis.sock"
+    if len(str(socket).encode()) <= _MAX_SOCKET_PATH_BYTES:
+        return socket
+    digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"hongyan-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def _broker_url(redis_url: str, redis_socket: Path) -> str:
+    """Database 1 of the same Redis, in kombu's spelling (kombu says `redis+socket` where redis-py says `unix`)."""
+    if not redis_url:
+        return f"redis+socket://{redis_socket}?virtual_host=1"
+    if redis_url.startswith("unix://"):
+        path = redis_url.removeprefix("unix://").partition("?")[0]
+        return f"redis+socket://{path}?virtual_host=1"
+    if redis_url.startswith(("redis://", "rediss://")):
+        scheme, _, rest = redis_url.partition("://")
+        authority, query = rest.partition("?")[::2]
+        return f"{scheme}://{authority.split('/')[0]}/1" + (f"?{query}" if query else "")
+    raise SettingsError("CELERY_BROKER_URL must be set where REDIS_URL is not redis://, rediss:// or unix://")
+
+
+def _generated(path: Path, secret_bytes: int) -> str:
+    """Return the secret kept in `path` (mode 0600), making it on first use. Safe when several processes start at once."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        pass
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mkstemp gives mode 0600
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(secret_bytes) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)  # atomic: the first process wins, the others read what it wrote
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(temporary)
+    return path.read_text().strip()

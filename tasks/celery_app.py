@@ -1,0 +1,43 @@
+"""The Celery application: queues, bells, and what makes a lost or repeated task harmless.
+
+Tasks carry no state (a task is only a bell), so results are ignored, everything is JSON, and nothing waits long for a broker.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from settings import Settings
+
+DRAIN_QUEUE = "drain"
+HOUSEKEEPING_QUEUE = "housekeeping"
+
+_SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
+
+
+def make_celery(settings: Settings) -> Celery:
+    celery = Celery("hongyan", broker=settings.broker_url, set_as_current=False)
+    is_redis = "redis" in settings.broker_url.partition("://")[0]
+    celery.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_default_queue=HOUSEKEEPING_QUEUE,
+        task_routes={"drain": {"queue": DRAIN_QUEUE}},
+        # A bell that is not heard within seconds is worthless: beat has rung since.
+        broker_transport_options={"visibility_timeout": 60, **_SOCKET_OPTIONS} if is_redis else {},
+        broker_connection_timeout=2,
+        broker_connection_retry_on_startup=True,
+        broker_pool_limit=4,
+        task_publish_retry=False,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=2,
+        worker_enable_soft_shutdown_on_idle=False,
+        beat_max_loop_interval=1,
+        beat_schedule={"ring": {"task": "drain", "schedule": 1.0, "options": {"expires": 1, "queue": DRAIN_QUEUE}}},
+    )
+    return celery

@@ -1,0 +1,36 @@
+"""The Celery tasks by name. Each opens what it needs at its first run, after the worker has its process (pitfall S4)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import structlog
+from celery import Celery
+
+from models.database import open_database
+from models.errors import DatabaseUnavailable, StoreUnavailable
+from models.store.connection import connect
+from settings import Settings
+from tasks.celery_app import DRAIN_QUEUE
+from tasks.drain import Drain
+
+log = structlog.get_logger()
+
+
+def register_tasks(celery: Celery, settings: Settings) -> None:
+    @cache
+    def the_drain() -> Drain:
+        return Drain(settings, open_database(settings.database_url), connect(settings.redis_url))
+
+    @celery.task(name="drain")
+    def drain() -> dict[str, int] | None:
+        """Decide what waits in the outbox. Returns {decided, refused, batches}."""
+        try:
+            result = the_drain().run()
+            if the_drain().is_needed():
+                celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+        except (StoreUnavailable, DatabaseUnavailable) as error:
+            # Nothing is lost: what was not popped waits, and beat rings every second.
+            log.warning("drain_interrupted", error=str(error))
+            return None
+        return result

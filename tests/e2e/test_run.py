@@ -1,0 +1,240 @@
+"""`make run` as its user meets it: it starts, keeps running whatever is killed, stops, and starts again after anything."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.instance import Instance, Kind, wait_until
+
+_ROOT = Path(__file__).resolve().parents[2]
+_RESTART_SECONDS = 2.0
+_RECOVERY_SECONDS = 5.0
+_STOP_SECONDS = 10.0
+_KINDS: tuple[Kind, ...] = ("redis", "web", "web-master", "worker", "housekeeping", "beat", "flower")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Instance]:
+    with Instance() as instance:
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        yield instance
+
+
+def _supervisor(instance: Instance) -> psutil.Process:
+    return psutil.Process(int((instance.data_dir / "supervise.pid").read_text()))
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _start_refused(environment: dict[str, str]) -> str:
+    """Run supervise.py, which has to refuse; return what it says."""
+    refused = subprocess.run(
+        [sys.executable, "supervise.py"], cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+    return refused.stderr
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_a_killed_process_is_replaced_and_all_is_ready_again(running: Instance, kind: Kind) -> None:
+    before = set(running.processes(kind))
+    killed_at = time.monotonic()
+    killed = running.kill(kind)
+
+    def is_replaced() -> bool:
+        now = set(running.processes(kind))
+        return killed not in now and len(now) >= len(before)
+
+    assert wait_until(is_replaced, _RESTART_SECONDS), running.log_tails()
+    running.wait_ready(_RECOVERY_SECONDS)
+    assert time.monotonic() - killed_at < _RECOVERY_SECONDS
+
+
+def test_a_process_that_is_killed_again_and_again_is_never_given_up(running: Instance) -> None:
+    for _ in range(6):
+        pid = running.kill("beat")
+        assert wait_until(lambda pid=pid: running.processes("beat") not in ([], [pid]), 3.0), running.log_tails()  # type: ignore[misc]
+
+
+def test_flower_asks_for_its_password(running: Instance) -> None:
+    url = f"http://127.0.0.1:{running.flower_port}/workers"
+    credentials = "hongyan:" + (running.data_dir / "flower_password").read_text().strip()
+    authorized = urllib.request.Request(
+        url, headers={"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
+    )
+
+    def answers(request: urllib.request.Request | str) -> int:
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    assert wait_until(lambda: answers(url) == 401, 10.0), running.log_tails()
+    assert answers(authorized) == 200
+
+
+def test_no_command_line_shows_the_password_of_flower(running: Instance) -> None:
+    password = (running.data_dir / "flower_password").read_text().strip()
+
+    command_lines = [process.cmdline() for process in _supervisor(running).children(recursive=True)]
+
+    assert not [line for line in command_lines if any(password in argument for argument in line)]
+
+
+def test_two_instances_run_side_by_side(running: Instance) -> None:
+    with Instance() as second:
+        second.redis().set("test:whose", "second")
+
+        assert running.redis().get("test:whose") is None
+        running.wait_ready(_RECOVERY_SECONDS)
+        second.wait_ready(_RECOVERY_SECONDS)
+
+
+def test_a_second_start_on_the_same_data_is_refused(running: Instance) -> None:
+    said = _start_refused(running.environment)
+
+    assert str(running.data_dir) in said
+    assert "DATA_DIR" in said
+    running.wait_ready(_RECOVERY_SECONDS)
+
+
+@pytest.mark.parametrize("variable", ["PORT", "FLOWER_PORT"])
+def test_a_taken_port_is_named(tmp_path: Path, variable: str) -> None:
+    instance = Instance()
+    instance.delete()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {
+            **instance.environment,
+            "DATA_DIR": str(tmp_path / "data"),
+            variable: str(taken.getsockname()[1]),
+        }
+        said = _start_refused(environment)
+
+    assert f"set {variable}" in said
+
+
+def test_a_malformed_setting_is_named(tmp_path: Path) -> None:
+    said = _start_refused({**os.environ, "DATA_DIR": str(tmp_path / "data"), "PORT": "many"})
+
+    assert "PORT" in said
+
+
+@pytest.mark.parametrize("asked_with", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_no_process_and_loses_nothing(asked_with: signal.Signals) -> None:
+    instance = Instance()
+    try:
+        instance.start()
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        instance.redis().set("test:kept", "yes")
+        supervisor = _supervisor(instance)
+        descendants = supervisor.children(recursive=True)
+
+        supervisor.send_signal(asked_with)
+
+        assert supervisor.wait(_STOP_SECONDS) == 0, instance.log_tails()
+        assert not [process for process in descendants if _is_alive(process)]
+        instance.start()
+        assert instance.redis().get("test:kept") == "yes"
+    finally:
+        instance.stop()
+        instance.delete()
+
+
+def test_everything_is_killed_and_starts_again() -> None:
+    instance = Instance()
+    try:
+        instance.start()
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        instance.redis().set("test:kept", "yes")
+
+        supervisor = _supervisor(instance)
+        for process in [supervisor, *supervisor.children(recursive=True)]:
+            process.kill()
+        instance.start()
+
+        assert instance.redis().get("test:kept") == "yes"
+    finally:
+        instance.stop()
+        instance.delete()
+
+
+def test_orphans_of_a_killed_supervisor_do_not_hinder_the_next_start() -> None:
+    """Only the two supervising processes die: the rest must not go on holding ports, sockets and files."""
+    instance = Instance()
+    try:
+        instance.start()
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        supervisor = _supervisor(instance)
+        (supervisord,) = supervisor.children()
+        orphans = supervisord.children(recursive=True)
+
+        supervisor.kill()
+        supervisord.kill()
+        instance.start()
+
+        assert not [process for process in orphans if _is_alive(process)]
+    finally:
+        instance.stop()
+        instance.delete()
+
+
+def test_without_supervisord_everything_ends_with_an_error() -> None:
+    instance = Instance()
+    try:
+        instance.start()
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        supervisor = _supervisor(instance)
+        (supervisord,) = supervisor.children()
+        children = supervisord.children(recursive=True)
+
+        supervisord.kill()
+
+        assert supervisor.wait(_STOP_SECONDS) == 1
+        assert not [process for process in children if _is_alive(process)]
+    finally:
+        instance.stop()
+        instance.delete()
+
+
+def test_the_application_stops_soon_after_its_killed_supervisor() -> None:
+    """Nobody starts it again: still nothing may live on and hold the port."""
+    instance = Instance()
+    try:
+        instance.start()
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        descendants = _supervisor(instance).children(recursive=True)
+
+        instance.kill_supervisor()
+
+        assert wait_until(lambda: not any(map(_is_alive, descendants)), _STOP_SECONDS)
+    finally:
+        instance.stop()
+        instance.delete()

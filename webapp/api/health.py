@@ -1,0 +1,53 @@
+"""Whether this process lives (`/healthz`) and whether it can serve (`/readyz`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Blueprint, Response
+from sqlalchemy import text
+
+from models.database import Database
+from models.errors import ModelError
+from models.store import outbox
+from schemas import envelope
+from webapp.services import Redis, offload
+from webapp.sockets.listener import Listener
+
+
+def make_blueprint(process_id: str, database: Database, store: Redis, listener: Listener) -> Blueprint:
+    blueprint = Blueprint("health", __name__)
+
+    def database_answers() -> bool:
+        def ask() -> bool:
+            with database.reading() as connection:
+                return connection.execute(text("SELECT count(*) FROM shard")).scalar_one() is not None
+
+        return offload(database, ask)
+
+    checks: dict[str, Callable[[], bool]] = {
+        "database": database_answers,
+        "redis": lambda: store.call_all([("PING",)])[0] is not None,
+        "listener": lambda: listener.is_up,
+        "worker": lambda: outbox.has_worker(store.client),
+    }
+
+    @blueprint.get("/healthz")
+    def get_health() -> Response:
+        return Response(envelope.ok({"process": process_id}), mimetype="application/json")
+
+    @blueprint.get("/readyz")
+    def get_readiness() -> Response:
+        answers = {name: _holds(check) for name, check in checks.items()}
+        status = 200 if all(answers.values()) else 503
+        headers = {} if status == 200 else {"Retry-After": "1"}
+        return Response(envelope.ok(answers), status, headers, mimetype="application/json")
+
+    return blueprint
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except ModelError:
+        return False

@@ -1,0 +1,80 @@
+"""Who calls: the token of a request, checked against its session (ORIG 1.5 and 2.1, contract section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Request
+
+from models import sessions, users
+from models.database import Database
+from models.store import sessions as stored_sessions
+from models.users import ACTIVE
+from webapp.errors import ApiError
+from webapp.services import Redis, offload
+from webapp.tokens import Claims, TokenExpired, TokenInvalid, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    user_id: int
+    uuid: str
+    role: str  # session role (C8)
+    device: str
+    session_id: str
+
+
+class Gatekeeper:
+    """Turns a token into a Caller."""
+
+    def __init__(self, tokens: Tokens, store: Redis, database: Database) -> None:
+        self._tokens = tokens
+        self._store = store
+        self._database = database
+
+    def admit(self, token: str | None) -> Caller:
+        """Raises ApiError with token_missing, token_expired, token_invalid or user_disabled; StoreUnavailable."""
+        if not token:
+            raise ApiError("token_missing")
+        try:
+            claims = self._tokens.verify(token)
+        except TokenExpired as error:
+            raise ApiError("token_expired") from error
+        except TokenInvalid as error:
+            raise ApiError("token_invalid") from error
+        stored = self._store.call(stored_sessions.read_command(claims.user_id, claims.device))
+        held = (stored or b"").decode()
+        if held != claims.session_id:
+            self._check_in_sql(claims, held)
+        return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id)
+
+    def _check_in_sql(self, claims: Claims, held: str) -> None:
+        """Admit a session that Redis does not hold (it was restarted empty), and say why another is not admitted."""
+        status, session_id = offload(self._database, self._load, claims)
+        if status != ACTIVE:
+            raise ApiError("user_disabled")
+        if session_id != claims.session_id:
+            raise ApiError("token_invalid")
+        remember = stored_sessions.remember_command(claims.user_id, claims.device, held, claims.session_id)
+        if not self._store.call(remember):
+            raise ApiError("token_invalid")  # it ended while we asked
+
+    def _load(self, claims: Claims) -> tuple[int | None, str | None]:
+        with self._database.reading() as connection:
+            status = users.load_status(connection, claims.user_id)
+            return status, sessions.load_session_id(connection, claims.user_id, claims.device)
+
+
+def token_of(request: Request) -> str | None:
+    """Find the token: header `token`, `Authorization: Bearer`, query, body (contract section 2)."""
+    token = request.headers.get("token")
+    if token:
+        return token
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials:
+        return credentials.strip()
+    token = request.args.get("token")
+    if token:
+        return token
+    body = request.get_json(silent=True) if request.is_json else request.form
+    return body.get("token") if hasattr(body, "get") else None

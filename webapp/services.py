@@ -1,0 +1,102 @@
+"""What a web process is made of, built once at its start: store, database, registry, listener, the way to accept a send."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import gevent
+import redis
+import structlog
+from celery import Celery
+
+from models.database import Database
+from models.errors import StoreUnavailable
+from models.requests import Request, shard_of
+from models.store import outbox
+from models.store.batching import Batcher
+from models.store.connection import Command, connect, run
+from settings import Settings
+from tasks.celery_app import DRAIN_QUEUE
+
+log = structlog.get_logger()
+
+Result = TypeVar("Result")
+
+_PATIENCE_SECONDS = 3.0  # a Redis that restarts within it is noticed by nobody
+
+
+class Redis:
+    """Redis for the greenlets of this process: what they ask for at the same time shares a round trip."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self._batcher: Batcher[Command, Any] = Batcher(lambda commands: run(client, commands), patience_seconds=_PATIENCE_SECONDS)
+
+    def start(self) -> None:
+        self._batcher.start()
+
+    def call(self, command: Command) -> Any:
+        """Raises StoreUnavailable."""
+        return self._batcher.call(command)
+
+    def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Send many commands at once, apart from what others ask for. Raises StoreUnavailable."""
+        return run(self.client, commands)
+
+    def tell(self, command: Command) -> None:
+        """Send a command whose answer nobody needs. A failure is logged; the command must be one that may be lost."""
+        self._batcher.submit(command, _log_failure)
+
+
+def _log_failure(_answer: Any, error: StoreUnavailable | None) -> None:
+    if error is not None:
+        log.warning("store_write_lost", error=str(error))
+
+
+class Acceptor:
+    """Accepts requests: durable in the outbox when `accept` returns. Requests that arrive together share one write."""
+
+    def __init__(self, settings: Settings, client: redis.Redis, celery: Celery) -> None:
+        self._shards = settings.outbox_shards
+        self._client = client
+        self._celery = celery
+        self._batcher: Batcher[Request, None] = Batcher(self._write, patience_seconds=_PATIENCE_SECONDS)
+
+    def start(self) -> None:
+        self._batcher.start()
+
+    def accept(self, request: Request) -> None:
+        """Raises StoreUnavailable: accepted or not is unknown."""
+        self._batcher.call(request)
+
+    def _write(self, requests: Sequence[Request]) -> Sequence[None]:
+        entries: dict[int, list[bytes]] = {}
+        for request in requests:
+            entries.setdefault(shard_of(request.conversation, self._shards), []).append(request.encode())
+        if outbox.accept(self._client, entries):
+            gevent.spawn(self._ring)
+        return [None] * len(requests)
+
+    def _ring(self) -> None:
+        try:
+            self._celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+        except Exception as error:
+            # The broker is away. Nothing is lost: beat rings when it is back.
+            log.warning("bell_not_rung", error=str(error))
+
+
+def new_process_id() -> str:
+    return secrets.token_hex(6)
+
+
+def offload(database: Database, function: Callable[..., Result], *args: Any) -> Result:
+    """Call a function that talks to SQL. SQLite blocks the whole process, so it runs in gevent's native threads."""
+    if database.is_sqlite:
+        return gevent.get_hub().threadpool.apply(function, args)  # type: ignore[no-any-return]
+    return function(*args)
+
+
+def open_store(settings: Settings) -> Redis:
+    return Redis(connect(settings.redis_url))

@@ -1,0 +1,1 @@
+"""Websocket sessions: the endpoint, the connections of this process, and how news from drains reaches them."""

@@ -1,0 +1,50 @@
+"""`GET /ws`: the websocket route. Checks the token, then gives the socket to the office; the request ends there."""
+
+from __future__ import annotations
+
+import flask_sock
+import structlog
+from flask import request
+
+from models.errors import ModelError
+from schemas import envelope
+from webapp.auth import Gatekeeper
+from webapp.errors import ApiError
+from webapp.sockets.office import SocketOffice
+from webapp.sockets.server import Server
+
+log = structlog.get_logger()
+
+# ORIG 2.1: what a refused client reads before the close. Codes are the gatekeeper's.
+_REFUSALS = {
+    "token_missing": "缺少 token 参数",
+    "token_expired": "token 已过期",
+    "token_invalid": "Token 不合法",
+    "user_disabled": "你已被管理员禁用",
+}
+
+
+def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffice) -> None:
+    @sock.route("/ws")  # type: ignore[untyped-decorator]
+    def connect(server: Server) -> None:
+        try:
+            caller = gatekeeper.admit(request.args.get("token"))
+        except ApiError as error:
+            code = error.failure.code
+            server.send(envelope.fail(code, _REFUSALS[code]))
+            return
+        except ModelError as error:
+            # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
+            log.warning("socket_refused", reason="unavailable", error=str(error))
+            server.take_over().abort()
+            return
+        transport = server.take_over()
+        try:
+            office.connect(caller, transport, protocol=1)
+        except ModelError as error:
+            log.warning("socket_dropped", user_id=caller.user_id, error=str(error))
+            transport.abort()
+        except Exception:
+            # The handshake is done: an HTTP answer would be bytes in the middle of frames (pitfall F12).
+            log.exception("socket_dropped", user_id=caller.user_id)
+            transport.abort()

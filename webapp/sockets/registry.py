@@ -1,0 +1,83 @@
+"""The registry of this process: who is connected here, and who waits here for a verdict."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+from gevent.event import AsyncResult
+
+from models.store.bus import Verdict
+from webapp.sockets.connection import Connection
+
+OnVerdict = Callable[[Verdict, "bytes | None"], None]  # verdict, and the Message where it was stored
+
+
+class Registry:
+    def __init__(self) -> None:
+        self._connections: dict[int, dict[int, Connection]] = {}  # user -> number -> connection
+        self._waits: dict[int, OnVerdict] = {}
+        self._numbers = itertools.count(1)
+
+    # Connections
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def add(self, connection: Connection) -> None:
+        self._connections.setdefault(connection.user_id, {})[connection.number] = connection
+
+    def remove(self, connection: Connection) -> None:
+        """Remove this connection, and only this one: a newer one of the same user stays (ORIG A5, A6)."""
+        mine = self._connections.get(connection.user_id)
+        if mine is not None and mine.pop(connection.number, None) is not None and not mine:
+            del self._connections[connection.user_id]
+
+    def of_user(self, user_id: int) -> Iterable[Connection]:
+        # Copy first: a socket may leave while the caller writes to it.
+        return tuple(self._connections.get(user_id, {}).values())
+
+    def user_ids(self) -> list[int]:
+        return list(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        for user_id in self.user_ids():
+            yield from self.of_user(user_id)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._connections.values()))
+
+    # Verdicts
+
+    def open_wait(self, on_verdict: OnVerdict) -> int:
+        """Call `on_verdict` once when the verdict comes; the number goes with the request."""
+        number = next(self._numbers)
+        self._waits[number] = on_verdict
+        return number
+
+    def close_wait(self, number: int) -> None:
+        self._waits.pop(number, None)
+
+    def settle(self, verdict: Verdict, body: bytes | None) -> None:
+        on_verdict = self._waits.pop(verdict.wait, None)
+        if on_verdict is not None:
+            on_verdict(verdict, body)
+
+
+class VerdictWait:
+    """A wait that a greenlet sits in: HTTP's. Use as a context manager, so that nobody's wait stays behind."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._result: AsyncResult[tuple[Verdict, bytes | None]] = AsyncResult()
+        self.number = registry.open_wait(lambda verdict, body: self._result.set((verdict, body)))
+
+    def get(self, seconds: float) -> tuple[Verdict, bytes | None] | None:
+        """Return the verdict, None where it did not come in time."""
+        return self._result.get(timeout=seconds) if self._result.wait(seconds) is not None else None
+
+    def __enter__(self) -> VerdictWait:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._registry.close_wait(self.number)

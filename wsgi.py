@@ -1,0 +1,16 @@
+"""Entry of the web processes and of the `flask --app wsgi` commands: patch, read settings, build. Nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+if "gunicorn" in sys.modules:
+    # Before anything else is imported (pitfall G5). Commands stay unpatched: they hold no sockets.
+    from gevent import monkey
+
+    monkey.patch_all()
+
+from settings import load_settings
+from webapp import create_app
+
+app = create_app(load_settings())
