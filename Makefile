@@ -5,14 +5,16 @@
 
 PY := .venv/bin/python
 
-# The first that is at least 3.11 and can make virtual environments. 3.11 and 3.12 come first: for them there is a wheel
-# with Redis. Each candidate is run, since a name on PATH may be a shim that only fails.
-FIND_PYTHON = for minor in '11, 12' '11, 12, 13, 14, 15, 16'; do \
-	for candidate in $(PYTHON) python3 python3.12 python3.11 python3.13 python3.14 python; do \
-		if $$candidate -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in [(3, m) for m in [$$minor]])" \
-			>/dev/null 2>&1; then echo $$candidate; exit; fi; \
-	done; done; \
-	echo "Python 3.11 or newer with venv and ensurepip is needed (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1
+# PYTHON where it is given; else the first that is 3.11 or 3.12, since for them there is a wheel with Redis; else any newer
+# one. Each candidate is run, since a name on PATH may be a shim that only fails.
+FIND_PYTHON = usable() { \
+		"$$1" -c "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$2))" >/dev/null 2>&1; \
+	}; \
+	for each in $(PYTHON); do usable $$each 99 && { echo $$each; exit; }; done; \
+	for each in python3 python3.12 python3.11; do usable $$each 12 && { echo $$each; exit; }; done; \
+	for each in python3 python3.13 python3.14 python; do usable $$each 99 && { echo $$each; exit; }; done; \
+	echo "Python 3.11 or newer with venv and ensurepip is needed (on Debian and Ubuntu: apt install python3-venv)" >&2; \
+	exit 1
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1#\2/p' Makefile | while IFS='#' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done

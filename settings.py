@@ -116,7 +116,9 @@ def _read(env: Env) -> Settings:
 
     jwt_secret = env.str("JWT_SECRET", "") or _generated(data_dir / "jwt_secret", 48)
     if production and len(jwt_secret.encode()) < _MIN_SECRET_BYTES:
-        raise SettingsError(f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`")
+        raise SettingsError(
+            f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`"
+        )
 
     return Settings(
         production=production,

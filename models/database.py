@@ -116,7 +116,9 @@ def prepare_engine(engine: Engine) -> None:
 def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]], *, key: Sequence[str]) -> None:
     """Insert the rows whose `key` columns are not there yet; leave the others as they are."""
     if rows:
-        connection.execute(_dialect_insert(connection, table).on_conflict_do_nothing(index_elements=list(key)), list(rows))
+        connection.execute(
+            _dialect_insert(connection, table).on_conflict_do_nothing(index_elements=list(key)), list(rows)
+        )
 
 
 def insert_or_update(

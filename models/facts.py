@@ -89,7 +89,9 @@ class FactsCache:
         self._relations: dict[tuple[int, int], tuple[int, RelationFacts]] = {}  # with the owner's facts version
         self._groups: dict[int, GroupFacts] = {}
 
-    def load(self, connection: Connection, users: set[int], pairs: Iterable[tuple[int, int]], groups: set[int]) -> Facts:
+    def load(
+        self, connection: Connection, users: set[int], pairs: Iterable[tuple[int, int]], groups: set[int]
+    ) -> Facts:
         """Return the facts about users, (owner, other) pairs and groups as they are committed now."""
         self._forget_when_full()
         loaded_users = self._load_users(connection, users) if users else {}
@@ -104,7 +106,16 @@ class FactsCache:
         cached = self._users
         stale = [user_id for user_id, version in versions if not _is_current(cached.get(user_id), version)]
         if stale:
-            columns = (User.id, User.uuid, User.username, User.nickname, User.avatar, User.role, User.status, User.userset)
+            columns = (
+                User.id,
+                User.uuid,
+                User.username,
+                User.nickname,
+                User.avatar,
+                User.role,
+                User.status,
+                User.userset,
+            )
             rows = connection.execute(select(*columns, User.facts_version).where(User.id.in_(stale)))
             cached.update((row.id, UserFacts(*row)) for row in rows)
         return {user_id: cached[user_id] for user_id, _ in versions if user_id in cached}
@@ -124,7 +135,13 @@ class FactsCache:
                 missing.append(pair)
         if missing:
             key = tuple_(Friendship.user_id, Friendship.friend_id)
-            columns = (Friendship.user_id, Friendship.friend_id, Friendship.nickname, Friendship.status, Friendship.isblack)
+            columns = (
+                Friendship.user_id,
+                Friendship.friend_id,
+                Friendship.nickname,
+                Friendship.status,
+                Friendship.isblack,
+            )
             rows = {(row[0], row[1]): row for row in connection.execute(select(*columns).where(key.in_(missing)))}
             for pair in missing:
                 row = rows.get(pair)
@@ -144,9 +161,11 @@ class FactsCache:
                 GroupMember.group_id.in_(stale)
             )
             # Groups first: should a member change in between, the version we keep is the older one and is read again.
-            rows = connection.execute(select(Group).where(Group.id.in_(stale)).with_only_columns(*Group.__table__.c)).all()
+            rows = connection.execute(
+                select(Group).where(Group.id.in_(stale)).with_only_columns(*Group.__table__.c)
+            ).all()
             for group_id, user_id, *member in connection.execute(of_stale):
-                members[group_id][user_id] = MemberFacts(*member)
+                members[group_id][user_id] = MemberFacts(*member)  # type: ignore[arg-type]  # in the order of columns
             for row in rows:
                 cached[row.id] = GroupFacts(
                     id=row.id,

@@ -8,8 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Connection, DateTime, ForeignKey, Integer, SmallInteger, String, Text, UniqueConstraint
-from sqlalchemy import update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    DateTime,
+    ForeignKey,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    update,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_missing

@@ -47,7 +47,9 @@ def checkpoint(connection: Connection, positions: Sequence[Position]) -> None:
         }
         for position in positions
     ]
-    insert_or_update(connection, DevicePosition, rows, key=("user_id", "device"), update=("epoch", "acknowledged", "seen"))
+    insert_or_update(
+        connection, DevicePosition, rows, key=("user_id", "device"), update=("epoch", "acknowledged", "seen")
+    )
 
 
 def load(connection: Connection, user_id: int) -> list[Position]:

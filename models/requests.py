@@ -70,8 +70,9 @@ class Request:
 
 def decode(entry: bytes) -> Request:
     """Raises ValueError or TypeError: the entry is not a request."""
-    *fields, reply_to = orjson.loads(entry)
-    return Request(*fields, reply_to=tuple(reply_to) if reply_to else None)
+    fields = orjson.loads(entry)
+    fields[-1] = tuple(fields[-1]) if fields[-1] else None
+    return Request(*fields)
 
 
 def mint_id(sender_id: int, client_msg_id: str | None) -> str:

@@ -9,4 +9,14 @@ from models.sessions import ChatSession
 from models.shards import Shard
 from models.users import User
 
-__all__ = ["Audience", "ChatSession", "DevicePosition", "Friendship", "Group", "GroupMember", "Message", "Shard", "User"]
+__all__ = [
+    "Audience",
+    "ChatSession",
+    "DevicePosition",
+    "Friendship",
+    "Group",
+    "GroupMember",
+    "Message",
+    "Shard",
+    "User",
+]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from marshmallow import EXCLUDE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 
 MAX_INT = 10_000_000_000_000_000
 MAX_TEXT = 10_000_000
@@ -46,8 +46,7 @@ class TextParam(fields.Field[str]):
     def __init__(
         self, label: str, *, min: int = 0, max: int = 0, choices: Sequence[str] = (), default: str | None = None
     ) -> None:
-        required = default is None
-        super().__init__(required=required, **({} if required else {"load_default": default}))
+        super().__init__(required=default is None, load_default=missing if default is None else default)
         self.label, self.min, self.max, self.choices, self.default = label, min, max, choices, default
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
@@ -73,8 +72,7 @@ class IntParam(fields.Field[int]):
     """A whole number from `min` to `max`, also as numeric text."""
 
     def __init__(self, label: str, *, min: int = 0, max: int = MAX_INT, default: int | None = None) -> None:
-        required = default is None
-        super().__init__(required=required, **({} if required else {"load_default": default}))
+        super().__init__(required=default is None, load_default=missing if default is None else default)
         self.label, self.min, self.max, self.default = label, min, max, default
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> int:
@@ -104,10 +102,10 @@ class Params(Schema):
         try:
             return self.load(given)  # type: ignore[no-any-return]
         except ValidationError as error:
-            faults = error.normalized_messages()
+            faults: dict[str, list[str]] = error.normalized_messages()  # type: ignore[no-untyped-call]
         for name, field in self.fields.items():
             if name in faults:
-                missing = name not in given and field.required
-                text = f"{getattr(field, 'label', None) or name}不能为空" if missing else faults[name][0]
+                is_absent = name not in given and field.required
+                text = f"{getattr(field, 'label', None) or name}不能为空" if is_absent else faults[name][0]
                 raise InvalidParams(name, text)
         raise InvalidParams("", "参数错误")

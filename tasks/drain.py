@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-import redis
 import structlog
 
 from models import bodies, messages, shards
@@ -24,7 +23,7 @@ from models.errors import AlreadyDecided, FenceLost, StoreUnavailable
 from models.facts import NO_RELATION, Facts, FactsCache
 from models.requests import Request, decode
 from models.store import bus, inbox, outbox, presence
-from models.store.connection import run
+from models.store.connection import Client, run
 from settings import Settings
 from tasks import policy
 from tasks.rebuild import load_inbox
@@ -67,7 +66,7 @@ class _News:
 class Drain:
     """One per worker process. `run` is the body of the Celery task."""
 
-    def __init__(self, settings: Settings, database: Database, client: redis.Redis) -> None:
+    def __init__(self, settings: Settings, database: Database, client: Client) -> None:
         self._settings = settings
         self._database = database
         self._client = client
@@ -107,8 +106,8 @@ class Drain:
         return {name: self._counts[name] for name in ("decided", "refused", "batches")}
 
     def is_needed(self) -> bool:
-        """Return whether anything waits. A drain that has left asks once more: it may have missed the doorbell's last ring."""
-        return any(outbox.count_waiting(self._client, self._shards).values())
+        """Return whether something waits and nobody is there. A drain that has left asks: it may have missed a ring."""
+        return outbox.needs_bell(self._client, self._shards)
 
     # Read
 
@@ -324,7 +323,9 @@ class Drain:
         entries: Sequence[tuple[Decision, bytes, bool]],
         cursors: dict[str, int],
     ) -> None:
-        if answer.epoch is None:  # lost again within a millisecond: the next batch meets it, its inbox is rebuilt from SQL
+        if (
+            answer.epoch is None
+        ):  # lost again within a millisecond: the next batch meets it, its inbox is rebuilt from SQL
             raise StoreUnavailable("an inbox vanished while it was being written")
         processes = {presence.process_of(connection) for connection in answer.online.values()}
         for (decision, body, is_own), cursor in zip(entries, answer.cursors, strict=True):
@@ -378,5 +379,3 @@ def _repeat(first: Decision, request: Request) -> Decision:
     if first.row is None or first.row["content_hash"] != request.content_hash():
         return Decision(request, "idempotency_conflict", None)
     return Decision(request, first.code, first.row, first.sender_body, first.recipient_body)
-
-

@@ -22,7 +22,7 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def the_drain() -> Drain:
         return Drain(settings, open_database(settings.database_url), connect(settings.redis_url))
 
-    @celery.task(name="drain")
+    @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
         """Decide what waits in the outbox. Returns {decided, refused, batches}."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Request
 
@@ -76,5 +77,5 @@ def token_of(request: Request) -> str | None:
     token = request.args.get("token")
     if token:
         return token
-    body = request.get_json(silent=True) if request.is_json else request.form
+    body: Any = request.get_json(silent=True) if request.is_json else request.form
     return body.get("token") if hasattr(body, "get") else None

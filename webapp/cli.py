@@ -7,6 +7,7 @@ import secrets
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import click
 from argon2 import PasswordHasher
@@ -28,7 +29,9 @@ def add_commands(app: Flask, settings: Settings, database: Database, tokens: Tok
     @app.cli.command("load-seed")
     @click.option("--users", type=click.IntRange(1, 1_000_000), required=True, help="Users 1..N, 2i-1 and 2i friends.")
     @click.option("--group", type=click.IntRange(0), default=0, help="Members of group 1 besides its owner, user 1.")
-    @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="JSON: user id to token.")
+    @click.option(
+        "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="JSON: user id to token."
+    )
     def load_seed(users: int, group: int, out: Path) -> None:
         """Fill an empty system with users, friends and a group for load tests, and write their tokens.
 
@@ -51,7 +54,7 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
     # One hash for all: argon2 takes 50 ms each, and nobody logs in with these passwords.
     password = PasswordHasher().hash(secrets.token_hex(16))
     user_ids = range(1, user_count + 1)
-    user_rows = [
+    user_rows: list[dict[str, Any]] = [
         {
             "id": user_id,
             "uuid": str(uuid.uuid5(uuid.NAMESPACE_OID, f"hongyan-seed-{user_id}")),
@@ -62,7 +65,7 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
         for user_id in user_ids
     ]
     now_ms = time.time_ns() // 1_000_000
-    session_rows = [
+    session_rows: list[dict[str, Any]] = [
         {
             "user_id": user_id,
             "device": _SEED_DEVICE,
@@ -75,7 +78,9 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
     with database.writing() as connection:
         foreign = select(func.count()).select_from(User).where(User.id <= user_count, User.username.not_like("seed%"))
         if connection.execute(foreign).scalar_one():
-            raise click.ClickException("users that are not the seed's are there already: load-seed wants an empty system")
+            raise click.ClickException(
+                "users that are not the seed's are there already: load-seed wants an empty system"
+            )
         for start in range(0, user_count, _ROWS_PER_STATEMENT):
             insert_missing(connection, User, user_rows[start : start + _ROWS_PER_STATEMENT], key=("id",))
         friendships.befriend(connection, [(low, low + 1) for low in range(1, user_count, 2)])
@@ -88,7 +93,7 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
         if connection.dialect.name == "postgresql":
             # Ids were given by hand, so the sequences must be moved past them.
             for table in ("user", "group"):
-                newest = f"(SELECT greatest(max(id), 1) FROM \"{table}\")"
+                newest = f'(SELECT greatest(max(id), 1) FROM "{table}")'
                 connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('\"{table}\"', 'id'), {newest})")
     return {
         str(row["user_id"]): tokens.sign(

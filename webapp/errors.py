@@ -40,7 +40,9 @@ _FAILURES = [
     Failure("invalid", 422, "参数错误", "A parameter is not valid"),
     Failure("bad_request", 400, "请求格式错误", "The request is malformed"),
     # What became of a send (contract section 4)
-    Failure("recipient_unavailable", 400, "对方不存在或者被禁用，不能发消息", "The recipient does not exist or is disabled"),
+    Failure(
+        "recipient_unavailable", 400, "对方不存在或者被禁用，不能发消息", "The recipient does not exist or is disabled"
+    ),
     Failure(
         "friends_only",
         400,
@@ -48,14 +50,24 @@ _FAILURES = [
         "The recipient takes messages from friends only",
         zh_user="对方设置成：需要您先成为他的好友才能发消息",
     ),
-    Failure("group_unavailable", 400, "群不存在或者已解散或者被封禁，无法发消息", "The group does not exist or is closed"),
+    Failure(
+        "group_unavailable", 400, "群不存在或者已解散或者被封禁，无法发消息", "The group does not exist or is closed"
+    ),
     Failure("not_member", 400, "您不在群里，无法发消息", "You are not a member of this group"),
     Failure(
         "idempotency_conflict", 409, "相同的消息编号已用于其它内容", "This clientMsgId was used for another content"
     ),
     # What we could not do
-    Failure("unavailable", 503, "服务暂时不可用，请稍后再试", "The service is not available, please try again", "later"),
-    Failure("outcome_unknown", 503, "系统异常，请稍后再试", "Whether this was accepted is unknown, please repeat it", "same_id"),
+    Failure(
+        "unavailable", 503, "服务暂时不可用，请稍后再试", "The service is not available, please try again", "later"
+    ),
+    Failure(
+        "outcome_unknown",
+        503,
+        "系统异常，请稍后再试",
+        "Whether this was accepted is unknown, please repeat it",
+        "same_id",
+    ),
     Failure("internal_error", 400, "系统异常，请稍后再试", "This could not be processed", "no"),
 ]
 

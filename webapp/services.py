@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import gevent
-import redis
 import structlog
 from celery import Celery
 
@@ -16,7 +15,7 @@ from models.errors import StoreUnavailable
 from models.requests import Request, shard_of
 from models.store import outbox
 from models.store.batching import Batcher
-from models.store.connection import Command, connect, run
+from models.store.connection import Client, Command, connect, run
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
 
@@ -30,9 +29,11 @@ _PATIENCE_SECONDS = 3.0  # a Redis that restarts within it is noticed by nobody
 class Redis:
     """Redis for the greenlets of this process: what they ask for at the same time shares a round trip."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
-        self._batcher: Batcher[Command, Any] = Batcher(lambda commands: run(client, commands), patience_seconds=_PATIENCE_SECONDS)
+        self._batcher: Batcher[Command, Any] = Batcher(
+            lambda commands: run(client, commands), patience_seconds=_PATIENCE_SECONDS
+        )
 
     def start(self) -> None:
         self._batcher.start()
@@ -58,7 +59,7 @@ def _log_failure(_answer: Any, error: StoreUnavailable | None) -> None:
 class Acceptor:
     """Accepts requests: durable in the outbox when `accept` returns. Requests that arrive together share one write."""
 
-    def __init__(self, settings: Settings, client: redis.Redis, celery: Celery) -> None:
+    def __init__(self, settings: Settings, client: Client, celery: Celery) -> None:
         self._shards = settings.outbox_shards
         self._client = client
         self._celery = celery
@@ -94,7 +95,7 @@ def new_process_id() -> str:
 def offload(database: Database, function: Callable[..., Result], *args: Any) -> Result:
     """Call a function that talks to SQL. SQLite blocks the whole process, so it runs in gevent's native threads."""
     if database.is_sqlite:
-        return gevent.get_hub().threadpool.apply(function, args)  # type: ignore[no-any-return]
+        return gevent.get_hub().threadpool.apply(function, args)
     return function(*args)
 
 

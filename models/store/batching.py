@@ -55,7 +55,7 @@ class Batcher(Generic[Item, Answer]):
                 result.set_exception(error)
 
         self.submit(item, done)
-        return result.get()
+        return result.get()  # type: ignore[return-value]  # set only together with an answer
 
     @property
     def waiting_count(self) -> int:

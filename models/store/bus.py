@@ -82,7 +82,7 @@ class Subscription:
         """Subscribe and wait for Redis to confirm. Raises StoreUnavailable."""
         self.close()
         try:
-            self._pubsub = self._client.pubsub(ignore_subscribe_messages=False)
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
             self._pubsub.subscribe(self._channel)
             if self._pubsub.get_message(timeout=2) is None:
                 raise StoreUnavailable("the subscription was not confirmed")

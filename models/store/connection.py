@@ -20,6 +20,7 @@ from redis.retry import Retry
 from models.errors import StoreUnavailable
 
 Command = tuple[Any, ...]
+Client = redis.Redis
 
 _CONNECT_TIMEOUT_SECONDS = 1.0
 _READ_TIMEOUT_SECONDS = 3.0
@@ -81,5 +82,5 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
 def _execute(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
     for command in commands:
-        pipeline.execute_command(*command)
+        pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
     return list(pipeline.execute(raise_on_error=False))

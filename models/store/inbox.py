@@ -65,7 +65,9 @@ class Appended:
     def parse(cls, answer: Any) -> Appended:
         epoch, cursors, newest, online = answer
         pairs = zip(online[::2], online[1::2], strict=True)
-        return cls(epoch.decode() or None, cursors, newest, {device.decode(): where.decode() for device, where in pairs})
+        return cls(
+            epoch.decode() or None, cursors, newest, {device.decode(): where.decode() for device, where in pairs}
+        )
 
 
 @dataclass(frozen=True, slots=True)

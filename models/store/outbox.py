@@ -23,7 +23,9 @@ def accept(client: redis.Redis, entries: Mapping[int, Sequence[bytes]]) -> bool:
 
     Raises StoreUnavailable: appended or not is unknown.
     """
-    commands: list[Command] = [("RPUSH", keys.outbox(shard), *shard_entries) for shard, shard_entries in entries.items()]
+    commands: list[Command] = [
+        ("RPUSH", keys.outbox(shard), *shard_entries) for shard, shard_entries in entries.items()
+    ]
     # A drain at work listens to the doorbell. Nobody there: one bell for all, until a drain answers it or it is lost.
     heard = run(client, [*commands, ("PUBLISH", keys.DOORBELL, "")])[-1]
     return not heard and run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
@@ -32,6 +34,12 @@ def accept(client: redis.Redis, entries: Mapping[int, Sequence[bytes]]) -> bool:
 def answer_bell(client: redis.Redis) -> None:
     """Say that a drain has come: a bell rung from now on is a new one."""
     run(client, [("DEL", keys.BELL), ("SET", keys.WORKER_SEEN, "1", "PX", _WORKER_SEEN_MS)])
+
+
+def needs_bell(client: redis.Redis, shards: Sequence[int]) -> bool:
+    """Return whether something waits and no drain is at work. Those at work hear that they should look again."""
+    *counts, heard = run(client, [*(("LLEN", keys.outbox(shard)) for shard in shards), ("PUBLISH", keys.DOORBELL, "")])
+    return any(counts) and not heard
 
 
 def count_waiting(client: redis.Redis, shards: Sequence[int]) -> dict[int, int]:
@@ -75,7 +83,7 @@ class Doorbell:
     """A drain's ear while it is at work. What was published before `listen` is not heard: look at the lists after it."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._subscription: Any = client.pubsub(ignore_subscribe_messages=True)
+        self._subscription: Any = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 
     def listen(self) -> None:
         self._subscription.subscribe(keys.DOORBELL)

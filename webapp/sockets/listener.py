@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gevent
 import structlog
@@ -28,7 +29,7 @@ _SILENCE_SECONDS = 1.0
 _PROBE = b"probe"
 _USERS_PER_TRIP = 500
 
-RunCommands = Callable[[Sequence[Command]], list[object]]
+RunCommands = Callable[[Sequence[Command]], list[Any]]
 
 
 class Listener:
@@ -116,7 +117,7 @@ class Listener:
             except StoreUnavailable as error:
                 log.warning("compare_failed", error=str(error))
                 return
-            for user_id, (epoch, newest) in zip(some, answers, strict=True):  # type: ignore[misc]
+            for user_id, (epoch, newest) in zip(some, answers, strict=True):
                 # Without an epoch the inbox is lost: the connection's reading opens it again.
                 for connection in self._registry.of_user(user_id):
                     connection.deliver((epoch or b"").decode(), int(newest or 0), None, is_own=False)

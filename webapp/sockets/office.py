@@ -31,6 +31,7 @@ _FLUSH_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
 
+
 class SocketOffice:
     """Implements `connection.Office`."""
 
@@ -152,7 +153,9 @@ class SocketOffice:
             rows = []
             for user_id, answer in zip(users, answers, strict=True):
                 epoch, devices = inbox.parse_state(answer)
-                rows += [positions.Position(user_id, d, epoch or "", s.acknowledged, s.seen) for d, s in devices.items()]
+                rows += [
+                    positions.Position(user_id, d, epoch or "", s.acknowledged, s.seen) for d, s in devices.items()
+                ]
             if rows:
                 offload(self._database, self._write_positions, rows)
         except (StoreUnavailable, DatabaseUnavailable) as error:

@@ -17,7 +17,7 @@ from webapp.sockets.frames import accept_key, encode_close, encode_frame
 from webapp.sockets.transport import Transport
 
 
-class Server(simple_websocket.Server):
+class Server(simple_websocket.Server):  # type: ignore[misc]  # the library is untyped
     """One handshake. The view either refuses it (`send`, `close`) or takes the socket (`take_over`)."""
 
     def __init__(self, environ: dict[str, Any], max_unsent_bytes: int = 1_048_576, **_options: Any) -> None:
@@ -27,7 +27,7 @@ class Server(simple_websocket.Server):
         self.connected = False
         self.close_reason = CloseReason.NO_STATUS_RCVD
         self.close_message = None
-        self.sock = environ.get("gunicorn.socket")
+        self.sock: Any = environ.get("gunicorn.socket")
         self._max_unsent_bytes = max_unsent_bytes
         self.handshake()
 

@@ -25,7 +25,16 @@ _READ, _WRITE = 1, 2  # gevent's event masks
 class Transport:
     """A connected TCP socket, ours from now on. `on_bytes(data)` gets what arrives, `on_closed()` is called once."""
 
-    __slots__ = ("_max_unsent_bytes", "_on_bytes", "_on_closed", "_reader", "_socket", "_unsent", "_writer", "is_closing")
+    __slots__ = (
+        "_max_unsent_bytes",
+        "_on_bytes",
+        "_on_closed",
+        "_reader",
+        "_socket",
+        "_unsent",
+        "_writer",
+        "is_closing",
+    )
 
     def __init__(self, fileno: int, max_unsent_bytes: int) -> None:
         self._socket: _socket.socket | None = _socket.socket(fileno=fileno)
