@@ -33,11 +33,13 @@ _INSTANCE_VARIABLE = "HONGYAN_INSTANCE"
 _POLL_SECONDS = 0.1
 _READY_REQUEST_SECONDS = 1.0
 _SLOW_START_SECONDS = 30.0
-# The contract promises 10 s. Applications get 5, Redis 2 after them, and killing the rest takes well under a second.
+# A stop is promised within 10 s. Applications get 5, Redis 2 after them, and killing the rest takes well under a second.
 _STOP_SECONDS = 8.5
 _APP_STOP_SECONDS = 5
 _REDIS_STOP_SECONDS = 2
+_FLOWER_STOP_SECONDS = 1  # it waits for its inspections of workers that are gone, and has nothing to save
 _OPEN_FILES = 65_536
+_SHOWN_LINES = 5
 
 EXIT_REFUSED = 2
 
@@ -52,6 +54,7 @@ class Program:
 
     name: str
     command: tuple[str, ...]
+    stop_seconds: int = _APP_STOP_SECONDS  # between SIGTERM and SIGKILL
 
 
 class _StopSignals:
@@ -148,7 +151,11 @@ def app_programs(settings: Settings) -> list[Program]:
         Program("worker-housekeeping", (*worker, *quiet, "-Q", "housekeeping", "-n", "housekeeping@%h")),
         Program("beat", (*celery, "beat", "-s", schedule, "--pidfile=", *quiet)),
         # Loopback only: flower's /metrics and /healthcheck ask for no password.
-        Program("flower", (*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}")),
+        Program(
+            "flower",
+            (*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"),
+            stop_seconds=_FLOWER_STOP_SECONDS,
+        ),
     ]
 
 
@@ -157,7 +164,7 @@ def _redis_programs(settings: Settings) -> list[Program]:
         return []
     binary = redis_server_binary()
     check_version(binary, settings)
-    return [Program("redis", (str(binary), str(write_config(settings))))]
+    return [Program("redis", (str(binary), str(write_config(settings))), stop_seconds=_REDIS_STOP_SECONDS)]
 
 
 def supervisord_config(data_dir: Path, programs: list[Program]) -> str:
@@ -194,7 +201,7 @@ priority={1 if is_redis else 100}
 autorestart=true
 startsecs=1
 stopsignal=TERM
-stopwaitsecs={_REDIS_STOP_SECONDS if is_redis else _APP_STOP_SECONDS}
+stopwaitsecs={program.stop_seconds}
 killasgroup=true
 redirect_stderr=true
 stdout_logfile={_value(_value(data_dir / "log" / f"{program.name}.log"))}
@@ -328,8 +335,9 @@ def _migrate(settings: Settings, environment: dict[str, str], stop: _StopSignals
             migration.kill()
             migration.wait()
     if not stop.is_requested and migration.returncode != 0:
-        text = log.read_text(errors="replace").strip()
-        raise StartRefused(f"the database could not be migrated (DATABASE_URL):\n{text}")
+        lines = log.read_text(errors="replace").strip().splitlines()
+        reason = "\n".join(lines[-_SHOWN_LINES:])
+        raise StartRefused(f"the database could not be migrated (DATABASE_URL); all of it is in {log}\n{reason}")
 
 
 # While it runs
@@ -354,10 +362,12 @@ def _announce_when_ready(settings: Settings, supervisord: subprocess.Popen[bytes
     _wait(supervisord, is_over)
     if stop.is_requested or supervisord.poll() is not None:
         return
+    host = _call_host(settings)
+    url_host = f"[{host}]" if ":" in host else host
     print(
         f"""\
 hongyan: ready
-  web      http://{_url_host(settings)}:{settings.port}
+  web      http://{url_host}:{settings.port}
   flower   http://127.0.0.1:{settings.flower_port}  ({settings.flower_basic_auth})
   logs     {_log_folder(settings)}
   Ctrl-C stops everything.""",
@@ -366,7 +376,7 @@ hongyan: ready
 
 
 def _is_ready(settings: Settings) -> bool:
-    connection = http.client.HTTPConnection(_url_host(settings), settings.port, timeout=_READY_REQUEST_SECONDS)
+    connection = http.client.HTTPConnection(_call_host(settings), settings.port, timeout=_READY_REQUEST_SECONDS)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -376,10 +386,9 @@ def _is_ready(settings: Settings) -> bool:
         connection.close()
 
 
-def _url_host(settings: Settings) -> str:
+def _call_host(settings: Settings) -> str:
     """The address to call where HOST says on which to listen: for "all addresses" that is loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    return f"[{host}]" if ":" in host else host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
 
 
 def _log_folder(settings: Settings) -> Path:

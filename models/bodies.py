@@ -11,11 +11,14 @@ from models.requests import Request
 
 Message = dict[str, Any]
 
+# The legacy client parses `data` of a user's message as JSON.
+_NOTHING = '{"data":"","dataType":false,"otherData":null}'
+
 USER_TYPES = ("text", "iconMenus", "image", "audio", "video", "file", "location", "card")
 
 
 def single_message(request: Request, seq: int, sender: UserFacts, recipient: UserFacts) -> Message:
-    """Build a one-to-one Message with public names; `encode` personalises them."""
+    """Build a one-to-one Message with public names."""
     message = _common(request, seq, sender)
     message |= {
         "from_avatar": sender.avatar,
@@ -48,13 +51,40 @@ def group_message(request: Request, seq: int, sender: UserFacts, group: GroupFac
     return message
 
 
-def encode(message: Message, *, from_name: str | None = None, to_name: str | None = None) -> bytes:
-    """Encode a Message for one viewer: `from_name` and `to_name` are the private remarks he wrote, where he did (C19)."""
-    if from_name or to_name:
-        message = message | {
-            "from_name": from_name or message["from_name"],
-            "to_name": to_name or message["to_name"],
-        }
+def notice_message(request: Request, seq: int, fields: Message) -> Message:
+    """Build a system notice from the fields it was queued with."""
+    fixed = {"id": request.id, "create_time": request.created_at_ms, "isremove": 0, "seq": seq}
+    return {"id": None, **fields, **fixed}
+
+
+def recall_message(target: Message, recaller_name: str, now_ms: int, *, is_group: bool) -> Message:
+    """Build what tells a recall: the recalled message's id and seq, type `systemNotice` (ORIG 7.3)."""
+    text = f"{recaller_name}{' ' if is_group else ''}撤回了一条消息"
+    return target | {
+        "type": "systemNotice",
+        "actionType": "revoke",
+        "data": {"data": text, "dataType": False, "otherData": None},
+        "options": None,
+        "create_time": now_ms,
+        "isremove": 0,
+        "group": None,
+    }
+
+
+def tombstone_message(target: Message) -> Message:
+    """Build what is left of a recalled message: who, when and where, without what it said."""
+    return target | {"data": _NOTHING, "options": None, "isremove": 1}
+
+
+def personalised(message: Message, *, from_name: str = "", to_name: str = "") -> Message:
+    """Show a Message to one viewer under the private remarks he wrote, where he did (C19)."""
+    if not from_name and not to_name:
+        return message
+    names = {"from_name": from_name or message["from_name"], "to_name": to_name or message["to_name"]}
+    return message | names
+
+
+def encode(message: Message) -> bytes:
     return orjson.dumps(message)
 
 

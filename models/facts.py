@@ -7,13 +7,13 @@ read is therefore always seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select, tuple_
 
 from models.friendships import Friendship
-from models.groups import Group, GroupMember
+from models.groups import ACTIVE, Group, GroupMember
 from models.users import User
 
 _MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache starts anew
@@ -70,6 +70,7 @@ class GroupFacts:
     muted_until_ms: int
     facts_version: int
     members: Mapping[int, MemberFacts]
+    active_member_ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class FactsCache:
                     muted_until_ms=row.muted_until_ms,
                     facts_version=row.facts_version,
                     members=members[row.id],
+                    active_member_ids=[i for i, member in members[row.id].items() if member.status == ACTIVE],
                 )
         return {group_id: cached[group_id] for group_id, _ in versions if group_id in cached}
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
@@ -43,7 +44,7 @@ class Message(Base):
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     conversation: Mapped[str] = mapped_column(String(64))
-    seq: Mapped[int | None] = mapped_column(Integer)  # NULL when refused
+    seq: Mapped[int | None] = mapped_column(Integer)  # NULL when refused, and for a recall: it has no place of its own
     shard: Mapped[int] = mapped_column(SmallInteger)
     shard_seq: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str] = mapped_column(String(10))  # models.requests.Kind
@@ -54,11 +55,13 @@ class Message(Base):
     recipient_id: Mapped[int | None] = mapped_column(Integer)  # one-to-one
     group_id: Mapped[int | None] = mapped_column(Integer, index=True)
     audience_version: Mapped[int | None] = mapped_column(BigInteger)  # group: see audiences.py
+    target_id: Mapped[str | None] = mapped_column(String(36))  # recall: the message recalled
+    is_recalled: Mapped[bool] = mapped_column(default=False)
+    is_to_sender: Mapped[bool] = mapped_column(default=True)  # False: a notice that only its recipient gets
     content_hash: Mapped[str] = mapped_column(String(32))
-    body: Mapped[str | None] = mapped_column(Text)  # Message as JSON with public names; NULL when refused
-    # A private remark is shown only to the person who wrote it (C19); NULL where there is none.
-    from_name_for_recipient: Mapped[str | None] = mapped_column(String(50))
-    to_name_for_sender: Mapped[str | None] = mapped_column(String(50))
+    body: Mapped[str | None] = mapped_column(Text)  # Message as JSON as recipients see it; NULL when refused
+    # A private remark is shown only to the person who wrote it (C19). NULL where both sides see the same.
+    body_for_sender: Mapped[str | None] = mapped_column(Text)
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     decided_at_ms: Mapped[int] = mapped_column(BigInteger)
 
@@ -71,6 +74,18 @@ def load_decisions(connection: Connection, message_ids: Sequence[str]) -> dict[s
     """Return the rows that stand for these ids, by id."""
     rows = connection.execute(_DECISION.where(Message.id.in_(message_ids)))
     return {row.id: row for row in rows}
+
+
+def tombstone(connection: Connection, message_id: str, body: str, body_for_sender: str | None) -> None:
+    """Replace what a recalled message said. Repeating changes nothing more."""
+    recalled = {"is_recalled": True, "body": body, "body_for_sender": body_for_sender}
+    connection.execute(update(Message).where(Message.id == message_id).values(recalled))
+
+
+def load_bodies(connection: Connection, conversation: str, seqs: Sequence[int]) -> dict[int, str]:
+    """Return the bodies of a conversation's messages, by seq."""
+    query = select(Message.seq, Message.body).where(Message.conversation == conversation, Message.seq.in_(seqs))
+    return {seq: body for seq, body in connection.execute(query) if seq is not None and body is not None}
 
 
 def load_last_seqs(connection: Connection, conversations: Sequence[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""Requests: what the web process accepts and a drain decides, as it stands in an outbox list.
+"""Requests: what is accepted and a drain decides, as it stands in an outbox list: sends, recalls, system notices.
 
 A request is complete when it is accepted: its id and its time are minted once, so that every later try is the same
-message. It never holds a token.
+message. All three kinds take their place in the order of one conversation. A request never holds a token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ _CLIENT_MESSAGE_NAMESPACE = uuid.UUID("6f1d3c52-6f0f-4a9e-9a0b-0c7b1f5f7a11")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One accepted request. `reply_to` is where the verdict is waited for: (process id, number of the wait)."""
+    """One accepted request. What the fields hold depends on the kind:
+
+    send: what the sender chose. recall: `data` is the id of the message to recall. notice: `data` is the notice's fields
+    as JSON (models/notices.py), `sender_id` the user it is about or from, `to_id` the user or group that gets it.
+    `reply_to` is where the verdict is waited for: (process id, number of the wait).
+    """
 
     id: str
     kind: Kind
@@ -38,10 +43,7 @@ class Request:
     created_at_ms: int
     client_msg_id: str | None
     reply_to: tuple[str, int] | None
-
-    @property
-    def conversation(self) -> str:
-        return conversation_key(self.chat_type, self.sender_id, self.to_id)
+    conversation: str
 
     def encode(self) -> bytes:
         return orjson.dumps(
@@ -59,6 +61,7 @@ class Request:
                 self.created_at_ms,
                 self.client_msg_id,
                 self.reply_to,
+                self.conversation,
             )
         )
 
@@ -71,7 +74,7 @@ class Request:
 def decode(entry: bytes) -> Request:
     """Raises ValueError or TypeError: the entry is not a request."""
     fields = orjson.loads(entry)
-    fields[-1] = tuple(fields[-1]) if fields[-1] else None
+    fields[-2] = tuple(fields[-2]) if fields[-2] else None
     return Request(*fields)
 
 
@@ -80,6 +83,11 @@ def mint_id(sender_id: int, client_msg_id: str | None) -> str:
     if client_msg_id is None:
         return str(uuid.uuid4())
     return str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"{sender_id}:{client_msg_id}"))
+
+
+def recall_id(sender_id: int, message_id: str) -> str:
+    """Give the id of a user's request to recall a message: asking twice is one request."""
+    return str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"{sender_id}:recall:{message_id}"))
 
 
 def conversation_key(chat_type: ChatType, sender_id: int, to_id: int) -> str:

@@ -4,6 +4,7 @@ from models.audiences import Audience
 from models.friendships import Friendship
 from models.groups import Group, GroupMember
 from models.messages import Message
+from models.notices import PendingNotice
 from models.positions import DevicePosition
 from models.sessions import ChatSession
 from models.shards import Shard
@@ -17,6 +18,7 @@ __all__ = [
     "Group",
     "GroupMember",
     "Message",
+    "PendingNotice",
     "Shard",
     "User",
 ]

@@ -1,8 +1,8 @@
-"""The drain: reads what was accepted, decides it, commits, applies it to Redis and tells the web processes.
+"""The drain: serves the outbox. It takes leases, reads the heads of the lists, and settles what it has read.
 
-One batch is five visible steps: read, gather, decide and commit, apply, publish and pop. Every step may be repeated after
-a crash: decisions stand once in SQL, Redis ignores positions it has applied, and only then does the batch leave the
-outbox (architecture section 2, decision 0002).
+Settling a batch is four visible steps: gather and decide (`decide.py`), apply (`apply.py`), publish and pop. Every step
+may be repeated after a crash: decisions stand once in SQL, Redis ignores positions it has applied, and only then does a
+batch leave the outbox (architecture section 2, decision 0002).
 """
 
 from __future__ import annotations
@@ -11,56 +11,42 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import orjson
 import structlog
 
-from models import bodies, messages, shards
+from models import messages, notices, shards
 from models.database import Database
-from models.errors import AlreadyDecided, FenceLost, StoreUnavailable
-from models.facts import NO_RELATION, Facts, FactsCache
-from models.requests import Request, decode
-from models.store import bus, inbox, outbox, presence
+from models.errors import FenceLost, ModelError
+from models.facts import Facts
+from models.requests import Request, decode, shard_of
+from models.store import outbox
 from models.store.connection import Client, run
 from settings import Settings
-from tasks import policy
-from tasks.rebuild import load_inbox
+from tasks.apply import Applier, News
+from tasks.decide import Decider, Outcome
 
 log = structlog.get_logger()
 
-_APPLY_CHUNK = 400  # appends per round trip: about 5 ms of Redis's time, in which nobody else is served
-_MAX_CACHED_SEQS = 100_000
-
-
-@dataclass(slots=True)
-class Decision:
-    """One request with what stands for it in SQL. `row` is None only for a reply that must not be applied (conflict)."""
-
-    request: Request
-    code: str | None
-    row: Mapping[str, Any] | None
-    sender_body: bytes = b""
-    recipient_body: bytes = b""
+_MAX_FAILURES = 3
+_MAX_NOTICES_SWEPT = 500
 
 
 @dataclass(slots=True)
 class Head:
-    """What was read from the head of one shard: raw entries, and the requests in them."""
+    """What was read from the head of one shard: raw entries, and the request in each."""
 
     raw: list[bytes]
     requests: list[Request]
 
+    def first(self, count: int) -> Head:
+        return Head(self.raw[:count], self.requests[:count])
 
-@dataclass(slots=True)
-class _News:
-    """Publications under way, one per web process."""
+    def after(self, count: int) -> Head:
+        return Head(self.raw[count:], self.requests[count:])
 
-    by_process: dict[str, bus.Publication] = field(default_factory=dict)
 
-    def of(self, process_id: str) -> bus.Publication:
-        return self.by_process.setdefault(process_id, bus.Publication())
+Batch = dict[int, Head]
 
 
 class Drain:
@@ -70,26 +56,29 @@ class Drain:
         self._settings = settings
         self._database = database
         self._client = client
-        self._facts = FactsCache()
+        self._decider = Decider(database)
+        self._applier = Applier(settings, database, client)
         self._shards = list(range(settings.outbox_shards))
         self._lease_ms = int(settings.drain_lease_seconds * 1000)
         self._token = ""
         self._fences: dict[int, int] = {}  # shard -> our fence, for the shards whose lease is ours
         self._renew_at = 0.0
-        self._last_seqs: dict[str, int] = {}  # valid while we hold the fence of the conversation's shard
         self._counts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()  # request id -> how often it failed alone
 
     def run(self) -> dict[str, int]:
         """Serve the outbox until it stays empty for the linger time, or the longest stay is over.
 
         Returns {decided, refused, batches}. Raises StoreUnavailable, DatabaseUnavailable: what was not popped stays.
         """
-        self._token, self._fences, self._last_seqs, self._counts = uuid.uuid4().hex, {}, {}, Counter()
+        self._token, self._fences, self._counts = uuid.uuid4().hex, {}, Counter()
+        self._decider.forget_order()
         leave_at = time.monotonic() + self._settings.drain_max_seconds
         doorbell = outbox.Doorbell(self._client)
         try:
             doorbell.listen()
             outbox.answer_bell(self._client)
+            self._sweep_notices()
             while True:
                 batch = self._read()
                 if batch:
@@ -109,17 +98,43 @@ class Drain:
         """Return whether something waits and nobody is there. A drain that has left asks: it may have missed a ring."""
         return outbox.needs_bell(self._client, self._shards)
 
-    # Read
+    def _sweep_notices(self) -> None:
+        """Hand over the notices that whoever committed them has left behind."""
+        with self._database.reading() as connection:
+            left_behind = notices.load_left_behind(connection, time.time_ns() // 1_000_000, _MAX_NOTICES_SWEPT)
+        if left_behind:
+            entries: dict[int, list[bytes]] = {}
+            for notice in left_behind:
+                entries.setdefault(shard_of(notice.conversation, len(self._shards)), []).append(notice.encode())
+            outbox.accept(self._client, entries)
+            with self._database.writing() as connection:
+                notices.forget(connection, [notice.id for notice in left_behind])
 
-    def _read(self) -> dict[int, Head]:
-        self._renew_leases()
+    # Leases and reading
+
+    def _read(self) -> Batch:
+        self._keep_leases()
         self._take_free_shards()
         if not self._fences:
             return {}
         heads = outbox.read_heads(self._client, list(self._fences), self._settings.drain_batch_requests)
-        return {shard: Head(raw, [decode(entry) for entry in raw]) for shard, raw in heads.items() if raw}
+        return {shard: self._decode(shard, raw) for shard, raw in heads.items() if raw}
 
-    def _renew_leases(self) -> None:
+    def _decode(self, shard: int, raw: list[bytes]) -> Head:
+        requests = []
+        for entry in raw:
+            try:
+                requests.append(decode(entry))
+            except (ValueError, TypeError) as error:
+                # Nobody can be told: it says neither who sent it nor what it is.
+                log.error("entry_undecodable", shard=shard, error=str(error))
+                if not requests:
+                    self._bury(shard, entry)
+                    return Head([], [])
+                break
+        return Head(raw[: len(requests)], requests)
+
+    def _keep_leases(self) -> None:
         if self._fences and time.monotonic() >= self._renew_at:
             kept = outbox.take_leases(self._client, list(self._fences), self._token, self._lease_ms)
             self._drop_shards(set(self._fences) - set(kept))
@@ -127,255 +142,126 @@ class Drain:
 
     def _take_free_shards(self) -> None:
         others = [shard for shard in self._shards if shard not in self._fences]
-        if not others:
-            return
-        waiting = [shard for shard, count in outbox.count_waiting(self._client, others).items() if count]
+        waiting = (
+            [shard for shard, count in outbox.count_waiting(self._client, others).items() if count] if others else []
+        )
         if not waiting:
             return
         taken = outbox.take_leases(self._client, waiting, self._token, self._lease_ms)
         if taken:
             with self._database.writing() as connection:
                 self._fences.update((shard, shards.draw_fence(connection, shard)) for shard in taken)
+            self._decider.forget_order()
             self._renew_at = min(self._renew_at, time.monotonic() + self._settings.drain_lease_seconds / 4)
 
     def _drop_shards(self, lost: Iterable[int]) -> None:
         for shard in lost:
+            log.warning("shard_lost", shard=shard)
             self._fences.pop(shard, None)
-            # Another drain decides there now, so what we remember of its conversations is no longer the newest.
-            self._last_seqs.clear()
+            self._decider.forget_order()
 
     def _release(self) -> None:
         if self._fences:
             outbox.release_leases(self._client, list(self._fences), self._token)
         self._fences = {}
 
-    # Settle: gather, decide and commit, apply, publish and pop
+    # Settling
 
-    def _settle(self, batch: dict[int, Head]) -> None:
-        started = time.monotonic()
+    def _settle(self, batch: Batch) -> None:
+        """Settle a batch; where it fails for a reason of its own, settle its halves, down to the one request at fault."""
+        batch = {shard: head for shard, head in batch.items() if head.requests and shard in self._fences}
+        if not batch:
+            return
         try:
-            decisions = self._decide_and_commit(batch)
+            self._settle_whole(batch)
         except FenceLost as lost:
             self._drop_shards(lost.shards)
-            return
-        news = _News()
-        self._apply(decisions, news)
-        self._publish_and_pop(batch, news)
-        self._count(decisions, started)
+        except ModelError:
+            raise  # a dependency is away: the batch waits for it
+        except Exception as error:
+            if sum(len(head.requests) for head in batch.values()) == 1:
+                self._fail_alone(batch, error)
+                return
+            log.warning("batch_failed", requests=sum(len(head.requests) for head in batch.values()), error=repr(error))
+            for half in _halves(batch):
+                self._settle(half)
 
-    def _decide_and_commit(self, batch: dict[int, Head]) -> list[Decision]:
+    def _settle_whole(self, batch: Batch) -> None:
+        started = time.monotonic()
         requests = [request for head in batch.values() for request in head.requests]
-        standing: dict[str, Any] = {}
-        while True:
-            facts = self._gather(requests)
-            try:
-                return self._commit(batch, facts, standing)
-            except AlreadyDecided:
-                # A redo after a crash, or a client's repeat: what stands in SQL counts, the rest is decided again.
-                self._last_seqs.clear()
-                with self._database.reading() as connection:
-                    standing = messages.load_decisions(connection, [request.id for request in requests])
+        facts = self._decider.gather(requests)
+        batch = self._bound_deliveries(batch, facts)
+        decided = self._decider.decide({s: head.requests for s, head in batch.items()}, self._fences, facts)
+        news = self._applier.apply(decided, self._keep_leases)
+        self._publish_and_pop(batch, news)
+        self._count([outcome for outcomes in decided.values() for outcome in outcomes], started)
 
-    def _gather(self, requests: Sequence[Request]) -> Facts:
-        users: set[int] = set()
-        pairs: set[tuple[int, int]] = set()
-        groups: set[int] = set()
-        for request in requests:
-            users.add(request.sender_id)
-            if request.chat_type == "group":
-                groups.add(request.to_id)
-            else:
-                users.add(request.to_id)
-                pairs.add((request.sender_id, request.to_id))
-                pairs.add((request.to_id, request.sender_id))
-        unknown = list({request.conversation for request in requests} - self._last_seqs.keys())
-        with self._database.reading() as connection:
-            if len(self._last_seqs) > _MAX_CACHED_SEQS:
-                self._last_seqs.clear()
-                unknown = list({request.conversation for request in requests})
-            if unknown:
-                self._last_seqs.update(messages.load_last_seqs(connection, unknown))
-            return self._facts.load(connection, users, pairs, groups)
-
-    def _commit(self, batch: dict[int, Head], facts: Facts, standing: dict[str, Any]) -> list[Decision]:
-        """Decide what does not stand yet and insert it in one transaction. Raises AlreadyDecided, FenceLost."""
-        decisions: list[Decision] = []
-        by_id: dict[str, Decision] = {}
-        rows: list[dict[str, Any]] = []
-        last_seqs: dict[str, int] = {}
-        fresh: Counter[int] = Counter()
-        now_ms = time.time_ns() // 1_000_000
+    def _bound_deliveries(self, batch: Batch, facts: Facts) -> Batch:
+        """Cut the batch where it would make more deliveries than one batch may: the rest is read again."""
+        left = self._settings.drain_batch_deliveries
+        bounded: Batch = {}
         for shard, head in batch.items():
+            count = 0
             for request in head.requests:
-                first = by_id.get(request.id) or _standing_decision(standing.get(request.id), request)
-                if first is not None:
-                    decisions.append(_repeat(first, request))
-                else:
-                    decision = self._decide(request, facts, last_seqs, shard, now_ms)
-                    decisions.append(decision)
-                    rows.append(dict(decision.row or {}))
-                    decision.row = rows[-1]
-                    fresh[shard] += 1
-                    rows[-1]["shard_seq"] = fresh[shard]  # from the reserved range, see below
-                by_id.setdefault(request.id, decisions[-1])
-        if rows:
-            with self._database.writing() as connection:
-                taken = {s: shards.take_positions(connection, s, self._fences[s], fresh[s]) for s in batch if fresh[s]}
-                for row in rows:
-                    row["shard_seq"] += taken[row["shard"]]
-                messages.insert_decisions(connection, rows)
-            self._last_seqs.update(last_seqs)
-        return decisions
+                group = facts.groups.get(request.to_id) if request.chat_type == "group" else None
+                left -= len(group.active_member_ids) if group else 2
+                if left < 0 and (bounded or count):
+                    break
+                count += 1
+            if count:
+                bounded[shard] = head.first(count)
+            if left <= 0:
+                break
+        return bounded
 
-    def _decide(self, request: Request, facts: Facts, last_seqs: dict[str, int], shard: int, now_ms: int) -> Decision:
-        verdict = policy.decide(request, facts)
-        sender = facts.users.get(request.sender_id)
-        conversation = request.conversation
-        row: dict[str, Any] = {
-            "id": request.id,
-            "conversation": conversation,
-            "seq": None,
-            "shard": shard,
-            "kind": request.kind,
-            "verdict": messages.REFUSED,
-            "code": None,
-            "sender_id": request.sender_id,
-            "device": request.device,
-            "recipient_id": None if request.chat_type == "group" else request.to_id,
-            "group_id": request.to_id if request.chat_type == "group" else None,
-            "audience_version": None,
-            "content_hash": request.content_hash(),
-            "body": None,
-            "from_name_for_recipient": None,
-            "to_name_for_sender": None,
-            "created_at_ms": request.created_at_ms,
-            "decided_at_ms": now_ms,
-        }
-        if isinstance(verdict, policy.Refused) or sender is None or request.chat_type == "group":
-            row["code"] = verdict.code if isinstance(verdict, policy.Refused) else "recipient_unavailable"
-            return Decision(request, row["code"], row)
-        seq = last_seqs.get(conversation, self._last_seqs.get(conversation, 0)) + 1
-        last_seqs[conversation] = seq
-        message = bodies.single_message(request, seq, sender, facts.users[request.to_id])
-        from_name = facts.relations.get((request.to_id, request.sender_id), NO_RELATION).remark or None
-        to_name = facts.relations.get((request.sender_id, request.to_id), NO_RELATION).remark or None
-        body = bodies.encode(message)
-        row |= {
-            "seq": seq,
-            "verdict": messages.STORED,
-            "body": body.decode(),
-            "from_name_for_recipient": from_name,
-            "to_name_for_sender": to_name,
-        }
-        return Decision(
-            request,
-            None,
-            row,
-            sender_body=bodies.encode(message, to_name=to_name) if to_name else body,
-            recipient_body=bodies.encode(message, from_name=from_name) if from_name else body,
-        )
-
-    def _apply(self, decisions: Sequence[Decision], news: _News) -> None:
-        """Append to every inbox and log, and note who must be told what."""
-        appends: dict[tuple[int, int], inbox.Appends] = {}
-        owners: dict[tuple[int, int], list[tuple[Decision, bytes, bool]]] = {}
-        applied: set[str] = set()
-        for decision in decisions:
-            request, row = decision.request, decision.row
-            if row is None or decision.code is not None or request.id in applied:
-                continue
-            applied.add(request.id)
-            shard, position = row["shard"], row["shard_seq"]
-            for owner_id, peer_id, body, is_own in (
-                (request.to_id, request.sender_id, decision.recipient_body, False),
-                (request.sender_id, request.to_id, decision.sender_body, True),
-            ):
-                entry = inbox.Entry(shard, position, request.device if is_own else None, body).encode()
-                key = (owner_id, shard)
-                appends.setdefault(key, inbox.Appends(owner_id, shard)).entries.append((position, entry, peer_id, body))
-                owners.setdefault(key, []).append((decision, body, is_own))
-        cursors: dict[str, int] = {}
-        todo = list(appends.values())
-        for start in range(0, len(todo), _APPLY_CHUNK):
-            chunk = todo[start : start + _APPLY_CHUNK]
-            for append, answer in zip(chunk, self._append(chunk), strict=True):
-                self._note_deliveries(news, append, answer, owners[append.user_id, append.shard], cursors)
-            self._renew_leases()
-        self._note_verdicts(news, decisions, cursors)
-
-    def _append(self, appends: list[inbox.Appends]) -> list[inbox.Appended]:
-        bounds = {"inbox_max": self._settings.inbox_max_entries, "log_max": self._settings.chatlog_max_entries}
-        answers = [inbox.Appended.parse(a) for a in run(self._client, [a.command(**bounds) for a in appends])]
-        closed = [index for index, answer in enumerate(answers) if answer.epoch is None]
-        if closed:
-            for user_id in {appends[index].user_id for index in closed}:
-                run(self._client, [load_inbox(self._database, user_id, self._settings.inbox_max_entries)])
-            again = run(self._client, [appends[index].command(**bounds) for index in closed])
-            for index, answer in zip(closed, again, strict=True):
-                answers[index] = inbox.Appended.parse(answer)
-        return answers
-
-    def _note_deliveries(
-        self,
-        news: _News,
-        append: inbox.Appends,
-        answer: inbox.Appended,
-        entries: Sequence[tuple[Decision, bytes, bool]],
-        cursors: dict[str, int],
-    ) -> None:
-        if (
-            answer.epoch is None
-        ):  # lost again within a millisecond: the next batch meets it, its inbox is rebuilt from SQL
-            raise StoreUnavailable("an inbox vanished while it was being written")
-        processes = {presence.process_of(connection) for connection in answer.online.values()}
-        for (decision, body, is_own), cursor in zip(entries, answer.cursors, strict=True):
-            request = decision.request
-            if is_own:
-                cursors[request.id] = cursor
-            for process_id in processes:
-                publication = news.of(process_id)
-                place = publication.place(body) if cursor else -1
-                own = (request.device, request.id) if is_own else (None, None)
-                publication.deliveries.append(
-                    bus.Delivery(append.user_id, answer.epoch, cursor or answer.newest, place, *own)
-                )
-
-    def _note_verdicts(self, news: _News, decisions: Sequence[Decision], cursors: Mapping[str, int]) -> None:
-        for decision in decisions:
-            if decision.request.reply_to is None:
-                continue
-            process_id, wait = decision.request.reply_to
-            publication = news.of(process_id)
-            place = publication.place(decision.sender_body) if decision.code is None else -1
-            cursor = cursors.get(decision.request.id, 0)
-            publication.verdicts.append(bus.Verdict(wait, decision.request.id, decision.code, place, cursor))
-
-    def _publish_and_pop(self, batch: dict[int, Head], news: _News) -> None:
+    def _publish_and_pop(self, batch: Batch, news: News) -> None:
         pops = [outbox.pop_command(shard, self._token, len(head.raw)) for shard, head in batch.items()]
-        run(self._client, [*bus.publish_commands(news.by_process.items()), *pops])
+        run(self._client, [*news.commands(), *pops])
 
-    def _count(self, decisions: Sequence[Decision], started: float) -> None:
-        self._counts["batches"] += 1
-        self._counts["decided"] += len(decisions)
-        self._counts["refused"] += sum(decision.code is not None for decision in decisions)
+    def _fail_alone(self, batch: Batch, error: Exception) -> None:
+        """Count a failure of a single request; after the third, refuse it and bury its entry."""
+        ((shard, head),) = batch.items()
+        request = head.requests[0]
+        self._failures[request.id] += 1
+        if self._failures[request.id] < _MAX_FAILURES:
+            self._settle(batch)
+            return
+        del self._failures[request.id]
+        log.error("request_failed", message_id=request.id, shard=shard, error=repr(error), exc_info=error)
+        outcome = self._decider.give_up(shard, request, self._fences[shard])
+        self._bury(shard, head.raw[0], self._applier.apply({shard: [outcome]}, self._keep_leases))
+        self._count([outcome], time.monotonic())
+
+    def _bury(self, shard: int, entry: bytes, news: News | None = None) -> None:
+        published = news.commands() if news else []
+        run(self._client, [outbox.bury_command(shard, entry), *published, outbox.pop_command(shard, self._token, 1)])
+
+    def _count(self, outcomes: Sequence[Outcome], started: float) -> None:
         duration_ms = round((time.monotonic() - started) * 1000, 2)
-        log.debug("batch_settled", requests=len(decisions), duration_ms=duration_ms)
+        self._counts["batches"] += 1
+        self._counts["decided"] += len(outcomes)
+        refused = sum(outcome.code is not None for outcome in outcomes)
+        self._counts["refused"] += refused
+        log.info("batch_decided", requests=len(outcomes), refused=refused, duration_ms=duration_ms)
+        for outcome in outcomes:
+            row: Mapping[str, object] = outcome.row or {}
+            log.debug(  # a line costs 15 µs, a tenth of a message: the batch's line stands for all of them
+                "request_decided",
+                message_id=outcome.request.id,
+                verdict=outcome.code or messages.STORED,
+                seq=row.get("seq"),
+                recipients=len(outcome.recipient_ids),
+                batch=len(outcomes),
+                duration_ms=duration_ms,
+            )
 
 
-def _standing_decision(row: Any, request: Request) -> Decision | None:
-    """Rebuild the decision that stands for an id. None where none does."""
-    if row is None:
-        return None
-    sender_body = recipient_body = b""
-    if row.body is not None:
-        message = orjson.loads(row.body)
-        sender_body = bodies.encode(message, to_name=row.to_name_for_sender)
-        recipient_body = bodies.encode(message, from_name=row.from_name_for_recipient)
-    return Decision(request, row.code, row._mapping, sender_body, recipient_body)
-
-
-def _repeat(first: Decision, request: Request) -> Decision:
-    """Answer a repeat with what stands; the same id with other content is a conflict and changes nothing."""
-    if first.row is None or first.row["content_hash"] != request.content_hash():
-        return Decision(request, "idempotency_conflict", None)
-    return Decision(request, first.code, first.row, first.sender_body, first.recipient_body)
+def _halves(batch: Batch) -> tuple[Batch, Batch]:
+    """Split a batch in two, keeping the order within each shard: shards apart where there are several, else requests."""
+    if len(batch) > 1:
+        shards_of_batch = list(batch)
+        middle = len(shards_of_batch) // 2
+        return {s: batch[s] for s in shards_of_batch[:middle]}, {s: batch[s] for s in shards_of_batch[middle:]}
+    ((shard, head),) = batch.items()
+    middle = len(head.requests) // 2
+    return {shard: head.first(middle)}, {shard: head.after(middle)}

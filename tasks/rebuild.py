@@ -7,16 +7,19 @@ missed nor doubled: it lies above, and appending above is what drains do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, false, or_, select
 
-from models import positions, shards
+from models import audiences, positions, shards
 from models.database import Database
+from models.groups import GroupMember
 from models.messages import STORED, Message
 from models.store import inbox
 from models.store.connection import Command
+
+_GROUP_SLACK = 2  # rows read per row wanted, since some of a group's were decided before the user was a member
 
 
 def load_inbox(database: Database, user_id: int, inbox_max: int) -> Command:
@@ -29,38 +32,65 @@ def load_inbox(database: Database, user_id: int, inbox_max: int) -> Command:
         devices = positions.load(connection, user_id)
         rows = _load_tail(connection, user_id, last_positions, devices, inbox_max)
     entries = [_entry(row, user_id) for row in rows]
-    acknowledged = {device.device: _count_seen(entries, device) for device in devices}
-    return inbox.open_command(user_id, last_positions, acknowledged, entries)
+    states = {d.device: inbox.DeviceState(_count_seen(entries, d), d.seen) for d in devices}
+    return inbox.open_command(user_id, last_positions, states, entries)
 
 
 def _load_tail(
-    connection: Connection, user_id: int, last: dict[int, int], devices: list[positions.Position], most: int
+    connection: Connection,
+    user_id: int,
+    last: Mapping[int, int],
+    devices: list[positions.Position],
+    most: int,
 ) -> list[Any]:
-    """Return the newest `most` rows to or from the user that some device lacks, oldest first."""
-    parts = []
+    """Return the newest `most` rows that the user's inbox held and some device lacks, oldest first."""
+    ranges: list[ColumnElement[bool]] = []
     for shard, newest in last.items():
         seen = min((device.seen.get(shard, 0) for device in devices), default=0)
         if newest > seen:
-            parts.append(and_(Message.shard == shard, Message.shard_seq > seen, Message.shard_seq <= newest))
-    if not parts:
+            ranges.append(and_(Message.shard == shard, Message.shard_seq > seen, Message.shard_seq <= newest))
+    if not ranges:
         return []
-    mine = or_(Message.recipient_id == user_id, and_(Message.sender_id == user_id, Message.group_id.is_(None)))
+    group_ids = list(connection.execute(select(GroupMember.group_id).where(GroupMember.user_id == user_id)).scalars())
+    mine = or_(
+        Message.recipient_id == user_id,
+        and_(Message.sender_id == user_id, Message.is_to_sender.is_(True)),
+        Message.group_id.in_(group_ids) if group_ids else false(),
+    )
     query = (
         select(Message.__table__)
-        .where(mine, Message.verdict == STORED, or_(*parts))
+        .where(mine, Message.verdict == STORED, or_(*ranges))
         .order_by(Message.decided_at_ms.desc(), Message.shard_seq.desc())
-        .limit(most)
+        .limit(most * _GROUP_SLACK if group_ids else most)
     )
-    return list(connection.execute(query))[::-1]
+    rows = list(connection.execute(query))
+    heard = {
+        (group_id, version): user_id in audiences.load(connection, group_id, version)
+        for group_id, version in {(row.group_id, row.audience_version) for row in rows if row.group_id is not None}
+    }
+    mine_only = [row for row in rows if row.group_id is None or heard[row.group_id, row.audience_version]][:most]
+    return _in_order(mine_only)
+
+
+def _in_order(rows: Sequence[Any]) -> list[Any]:
+    """Sort rows by time, but never against the order of their shard: the clocks of two workers may disagree."""
+    times: dict[int, int] = {}
+    keyed = []
+    for row in sorted(rows, key=lambda row: (row.shard, row.shard_seq)):
+        times[row.shard] = max(times.get(row.shard, 0), row.decided_at_ms)
+        keyed.append((times[row.shard], row.shard, row.shard_seq, row))
+    return [row for *_, row in sorted(keyed, key=lambda key: key[:3])]
 
 
 def _entry(row: Any, user_id: int) -> inbox.Entry:
-    is_own = row.sender_id == user_id
-    body = row.body.encode()
-    remark = {"to_name": row.to_name_for_sender} if is_own else {"from_name": row.from_name_for_recipient}
-    if any(remark.values()):
-        body = orjson.dumps(orjson.loads(body) | remark)
-    return inbox.Entry(row.shard, row.shard_seq, row.device if is_own else None, body)
+    """Build the entry a row had in the user's inbox."""
+    is_own = row.sender_id == user_id and row.kind != "notice"
+    device = row.device if is_own else None
+    if row.group_id is not None and row.seq is not None:
+        return inbox.Entry(row.shard, row.shard_seq, device, b"", (row.group_id, row.seq))
+    is_sender = row.sender_id == user_id
+    body = row.body_for_sender if is_sender and row.body_for_sender else row.body
+    return inbox.Entry(row.shard, row.shard_seq, device, body.encode())
 
 
 def _count_seen(entries: list[inbox.Entry], device: positions.Position) -> int:

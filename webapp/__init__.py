@@ -28,6 +28,7 @@ from webapp.auth import Gatekeeper
 from webapp.errors import FAILURES, ApiError
 from webapp.services import Acceptor, new_process_id, open_store
 from webapp.sockets import endpoint
+from webapp.sockets.inbound import Inbound
 from webapp.sockets.listener import Listener
 from webapp.sockets.office import SocketOffice
 from webapp.sockets.registry import Registry
@@ -73,10 +74,11 @@ def create_app(settings: Settings) -> Flask:
     registry = Registry()
     # Its own connections: a pool that requests have emptied must not make the process deaf.
     subscription = bus.Subscription(connect(settings.redis_url), process_id)
-    listener = Listener(subscription, process_id, registry, store.call_all)
     gatekeeper = Gatekeeper(tokens, store, database)
+    inbound = Inbound(settings, process_id, registry, acceptor, gatekeeper)
 
-    office = SocketOffice(settings, process_id, registry, store, database)
+    office = SocketOffice(settings, process_id, registry, store, database, inbound.receive)
+    listener = Listener(subscription, process_id, registry, office, inbound, store.call_all)
     app.extensions["hongyan"] = WebProcess(process_id, registry, listener, office, (store, acceptor, listener, office))
 
     app.register_blueprint(messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry))

@@ -54,9 +54,13 @@ _FAILURES = [
         "group_unavailable", 400, "群不存在或者已解散或者被封禁，无法发消息", "The group does not exist or is closed"
     ),
     Failure("not_member", 400, "您不在群里，无法发消息", "You are not a member of this group"),
+    Failure("message_not_found", 400, "消息不存在，无法撤回", "There is no such message of yours to recall"),
+    Failure("already_recalled", 400, "消息已经撤回", "The message is recalled already"),
+    Failure("recall_too_late", 400, "消息超过5分钟，不能撤回", "A message can be recalled for five minutes only"),
     Failure(
         "idempotency_conflict", 409, "相同的消息编号已用于其它内容", "This clientMsgId was used for another content"
     ),
+    Failure("too_many_sends", 429, "发送过于频繁，请稍后再试", "Too many sends are under way on this socket", "later"),
     # What we could not do
     Failure(
         "unavailable", 503, "服务暂时不可用，请稍后再试", "The service is not available, please try again", "later"

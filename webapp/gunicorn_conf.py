@@ -10,7 +10,8 @@ from settings import load_settings
 
 _settings = load_settings()
 
-bind = f"{_settings.host}:{_settings.port}"
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+bind = f"{_host}:{_settings.port}"
 workers = _settings.web_processes
 worker_class = "gevent"
 worker_connections = _settings.web_max_connections

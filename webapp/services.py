@@ -46,14 +46,16 @@ class Redis:
         """Send many commands at once, apart from what others ask for. Raises StoreUnavailable."""
         return run(self.client, commands)
 
-    def tell(self, command: Command) -> None:
-        """Send a command whose answer nobody needs. A failure is logged; the command must be one that may be lost."""
-        self._batcher.submit(command, _log_failure)
+    def tell(self, command: Command, then: Callable[[Any], None] | None = None) -> None:
+        """Send a command without waiting; `then` gets its answer. A failure is logged: the command may be lost."""
 
+        def done(answer: Any, error: StoreUnavailable | None) -> None:
+            if error is not None:
+                log.warning("store_write_lost", error=str(error))
+            elif then is not None:
+                then(answer)
 
-def _log_failure(_answer: Any, error: StoreUnavailable | None) -> None:
-    if error is not None:
-        log.warning("store_write_lost", error=str(error))
+        self._batcher.submit(command, done)
 
 
 class Acceptor:
@@ -71,6 +73,10 @@ class Acceptor:
     def accept(self, request: Request) -> None:
         """Raises StoreUnavailable: accepted or not is unknown."""
         self._batcher.call(request)
+
+    def submit(self, request: Request, done: Callable[[None, StoreUnavailable | None], None]) -> None:
+        """Accept without waiting; `done` is called once the request is durable, or with the error."""
+        self._batcher.submit(request, done)
 
     def _write(self, requests: Sequence[Request]) -> Sequence[None]:
         entries: dict[int, list[bytes]] = {}

@@ -1,4 +1,4 @@
-"""Users, friends, groups, sessions and the delivery core."""
+"""Users, friends, groups, sessions, and the delivery core."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,10 +42,12 @@ def upgrade() -> None:
         sa.Column("recipient_id", sa.Integer(), nullable=True),
         sa.Column("group_id", sa.Integer(), nullable=True),
         sa.Column("audience_version", sa.BigInteger(), nullable=True),
+        sa.Column("target_id", sa.String(length=36), nullable=True),
+        sa.Column("is_recalled", sa.Boolean(), nullable=False),
+        sa.Column("is_to_sender", sa.Boolean(), nullable=False),
         sa.Column("content_hash", sa.String(length=32), nullable=False),
         sa.Column("body", sa.Text(), nullable=True),
-        sa.Column("from_name_for_recipient", sa.String(length=50), nullable=True),
-        sa.Column("to_name_for_sender", sa.String(length=50), nullable=True),
+        sa.Column("body_for_sender", sa.Text(), nullable=True),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("decided_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_message")),
@@ -56,6 +58,16 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_message_group_id"), ["group_id"], unique=False)
         batch_op.create_index("ix_message_recipient", ["recipient_id", "shard", "shard_seq"], unique=False)
         batch_op.create_index("ix_message_sender", ["sender_id", "shard", "shard_seq"], unique=False)
+
+    op.create_table(
+        "pending_notice",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("request", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_pending_notice")),
+    )
+    with op.batch_alter_table("pending_notice", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_pending_notice_created_at_ms"), ["created_at_ms"], unique=False)
 
     op.create_table(
         "shard",
@@ -186,6 +198,10 @@ def downgrade() -> None:
     op.drop_table("chat_session")
     op.drop_table("user")
     op.drop_table("shard")
+    with op.batch_alter_table("pending_notice", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_pending_notice_created_at_ms"))
+
+    op.drop_table("pending_notice")
     with op.batch_alter_table("message", schema=None) as batch_op:
         batch_op.drop_index("ix_message_sender")
         batch_op.drop_index("ix_message_recipient")

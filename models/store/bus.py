@@ -39,12 +39,31 @@ class Verdict(NamedTuple):
     cursor: int  # of the sender's own inbox entry, 0 where unknown
 
 
+class Refusal(NamedTuple):
+    """A send was refused: told to the device that sent, whichever process holds it."""
+
+    user_id: int
+    device: str
+    message_id: str
+    code: str
+
+
+class Order(NamedTuple):
+    """What a process is to do with one of its connections, by its number."""
+
+    user_id: int
+    number: int
+    what: str  # "replace": a newer one of its device has come; "revive": the newer one has gone
+
+
 @dataclass(slots=True)
 class Publication:
     """Everything a batch has to tell one process. Bodies stand once, however many entries refer to them."""
 
     deliveries: list[Delivery] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     _places: dict[bytes, int] = field(default_factory=dict)
 
@@ -58,16 +77,28 @@ class Publication:
 
     def encode(self) -> bytes:
         # orjson refuses named tuples on purpose.
-        return orjson.dumps([list(map(tuple, self.deliveries)), list(map(tuple, self.verdicts)), self.bodies])
+        lists = (self.deliveries, self.verdicts, self.refusals, self.orders)
+        return orjson.dumps([*(list(map(tuple, rows)) for rows in lists), self.bodies])
 
 
 def decode(payload: bytes) -> Publication:
-    deliveries, verdicts, bodies = orjson.loads(payload)
-    return Publication([Delivery(*row) for row in deliveries], [Verdict(*row) for row in verdicts], bodies)
+    deliveries, verdicts, refusals, orders, bodies = orjson.loads(payload)
+    return Publication(
+        [Delivery(*row) for row in deliveries],
+        [Verdict(*row) for row in verdicts],
+        [Refusal(*row) for row in refusals],
+        [Order(*row) for row in orders],
+        bodies,
+    )
 
 
 def publish_commands(publications: Iterable[tuple[str, Publication]]) -> list[Command]:
-    return [("PUBLISH", keys.process_channel(process_id), news.encode()) for process_id, news in publications]
+    return [publish_command(process_id, news) for process_id, news in publications]
+
+
+def publish_command(process_id: str, news: Publication) -> Command:
+    """Give the command that tells a process; its answer is 0 where that process does not listen."""
+    return ("PUBLISH", keys.process_channel(process_id), news.encode())
 
 
 class Subscription:

@@ -1,7 +1,8 @@
 """Inboxes: what each user's devices have not all acknowledged, in order, with consecutive cursors.
 
-An entry is a header and a body: `<shard>:<position>:<own device>:<group ref>|<Message as JSON>`. The position is the
-decision's `shard_seq`. `own device` names, percent-encoded, the device that sent, in the sender's own inbox only.
+An entry is a header and a body: `<shard>:<position>:<own device>:<group>.<seq>|<Message as JSON>`. The position is the
+decision's `shard_seq`. `own device` names, percent-encoded, the device that sent, in the sender's own inbox only. A group
+message stands once in its group's log: its entries have an empty body and say which one it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
+import orjson
+
 from models.store import keys
 from models.store.connection import SCRIPTS, Command
 
@@ -21,17 +24,31 @@ class Entry:
     shard: int
     position: int
     own_device: str | None
-    body: bytes  # Message as JSON, as this user may see it
+    body: bytes  # Message as JSON, as this user may see it; empty where `reference` says which it is
+    reference: tuple[int, int] | None = None  # group id, seq
+
+    @property
+    def message_id(self) -> str | None:
+        """Id of the user's own message; None for everybody else's, where nobody asks."""
+        return str(orjson.loads(self.body)["id"]) if self.own_device is not None and self.body else None
 
     def encode(self) -> bytes:
         device = quote(self.own_device, safe="") if self.own_device is not None else ""
-        return b"%d:%d:%s:|%s" % (self.shard, self.position, device.encode(), self.body)
+        reference = b"%d.%d" % self.reference if self.reference else b""
+        return b"%d:%d:%s:%s|%s" % (self.shard, self.position, device.encode(), reference, self.body)
 
 
 def decode(raw: bytes) -> Entry:
     header, _, body = raw.partition(b"|")
-    shard, position, device, _ = header.split(b":")
-    return Entry(int(shard), int(position), unquote(device.decode()) if device else None, body)
+    shard, position, device, reference = header.split(b":")
+    group_id, _, seq = reference.partition(b".")
+    return Entry(
+        int(shard),
+        int(position),
+        unquote(device.decode()) if device else None,
+        body,
+        (int(group_id), int(seq)) if reference else None,
+    )
 
 
 @dataclass(slots=True)
@@ -59,15 +76,12 @@ class Appended:
     epoch: str | None
     cursors: Sequence[int]  # one per entry, 0 where an earlier try had appended it
     newest: int
-    online: Mapping[str, str]  # device -> connection
+    online: Sequence[bytes]  # per device that is connected: presence.live_connection reads it
 
     @classmethod
     def parse(cls, answer: Any) -> Appended:
         epoch, cursors, newest, online = answer
-        pairs = zip(online[::2], online[1::2], strict=True)
-        return cls(
-            epoch.decode() or None, cursors, newest, {device.decode(): where.decode() for device, where in pairs}
-        )
+        return cls(epoch.decode() or None, cursors, newest, online)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +105,33 @@ def parse_page(answer: Any, after_cursor: int) -> Page:
     return Page(epoch.decode() or None, newest, base, first, [decode(entry) for entry in raw])
 
 
+def tombstone_command(user_id: int, peer_id: int, shard: int, position: int, message_id: str, body: bytes) -> Command:
+    """Replace a recalled one-to-one message in the user's inbox, if it is still there, and in his log."""
+    keys_of_owner = [keys.inbox(user_id), keys.single_log(user_id, peer_id)]
+    return SCRIPTS["tombstone"].call(keys_of_owner, [f"{shard}:{position}:", f'"id":"{message_id}"', body])
+
+
 def acknowledge_command(user_id: int, device: str, epoch: str, cursor: int) -> Command:
     """Record that a device has everything up to `cursor`. Ignored where it is not above what is recorded."""
     return SCRIPTS["acknowledge"].call([keys.cursor(user_id), keys.inbox(user_id)], [epoch, device, cursor])
 
 
 def open_command(
-    user_id: int, positions: Mapping[int, int], acknowledged: Mapping[str, int], entries: Sequence[Entry]
+    user_id: int, positions: Mapping[int, int], devices: Mapping[str, DeviceState], entries: Sequence[Entry]
 ) -> Command:
     """Open an inbox under a new epoch with `entries` as cursors 1, 2, … Ignored where it is open.
 
-    positions: per shard the newest shard_seq that the entries take account of. acknowledged: cursor per device.
+    positions: per shard the newest shard_seq that the entries take account of. devices: where each device stands among them.
     """
     args: list[Any] = [secrets.token_hex(4), len(positions)]
     for shard, position in positions.items():
         args += (shard, position)
-    args.append(len(acknowledged))
-    for device, cursor in acknowledged.items():
-        args += (device, cursor)
+    fields: list[Any] = []
+    for device, state in devices.items():
+        fields += (f"d:{device}", state.acknowledged)
+        for shard, position in state.seen.items():
+            fields += (f"v:{device}:{shard}", position)
+    args += (len(fields) // 2, *fields)
     args += [entry.encode() for entry in entries]
     return SCRIPTS["open_inbox"].call([keys.cursor(user_id), keys.inbox(user_id)], args)
 

@@ -1,6 +1,7 @@
-"""Presence: which connection of which process holds each device of a user. A lease, renewed by the owning process.
+"""Presence: which connections of which processes hold each device of a user. A lease, renewed by the owning process.
 
-Nothing depends on it: a wrong entry costs a publication that nobody reads, a missing one a delay of seconds.
+A device has one live connection, the newest; older ones of a protocol 1 client wait behind it, oldest first. Nothing
+depends on presence: a wrong entry costs a publication that nobody reads, a missing one a delay of seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from models.store import keys
 from models.store.connection import SCRIPTS, Command
 
 LEASE_MS = 90_000
+_MAX_PER_DEVICE = 8  # what a process that died has left behind is pushed out by those that come
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Connected:
     newest: int
     base: int
     acknowledged: int
-    former: str | None  # the device's connection before this one
+    former: str | None  # the connection that was live before this one
 
     @classmethod
     def parse(cls, answer: Any) -> Connected:
@@ -39,12 +41,32 @@ def process_of(connection: str) -> str:
     return connection.partition(":")[0]
 
 
+def number_of(connection: str) -> int:
+    return int(connection.split(":")[1])
+
+
+def live_connection(connections: bytes | None) -> str | None:
+    """Return the live one of a device's connections, as `find_command` and `append` answer them."""
+    return connections.decode().rpartition(" ")[2] if connections else None
+
+
 def connect_command(user_id: int, device: str, connection: str) -> Command:
-    return SCRIPTS["connect"].call([keys.cursor(user_id), keys.online(user_id)], [device, connection, LEASE_MS])
+    """Make a connection the live one of its device, also where it was known before."""
+    keys_of_owner = [keys.cursor(user_id), keys.online(user_id)]
+    return SCRIPTS["connect"].call(keys_of_owner, [device, connection, LEASE_MS, _MAX_PER_DEVICE])
 
 
 def disconnect_command(user_id: int, device: str, connection: str) -> Command:
+    """Forget a connection. The answer names the one that is live now, b'' where that has not changed or none is left."""
     return SCRIPTS["disconnect"].call([keys.online(user_id)], [device, connection])
+
+
+def find_command(user_id: int, device: str) -> Command:
+    return ("HGET", keys.online(user_id), device)
+
+
+def find_all_command(user_id: int) -> Command:
+    return ("HVALS", keys.online(user_id))
 
 
 def renew_commands(user_ids: Sequence[int]) -> list[Command]:

@@ -33,7 +33,7 @@ _MARK_VARIABLE = "HONGYAN_TEST_INSTANCE"
 _PORTS = range(20_000, 32_000)
 _READY_SECONDS = 120.0
 _STOP_SECONDS = 10.0
-_TAIL_CHARACTERS = 3_000
+_TAIL_CHARACTERS = 6_000
 
 
 class InstanceFailed(Exception):
@@ -177,7 +177,9 @@ class Instance:
         psutil.wait_procs(list(left.values()), timeout=5.0)
 
     def delete(self) -> None:
-        """Delete the data folder of a stopped instance."""
+        """Delete the data folder of a stopped instance, unless TEST_KEEP_INSTANCES is set."""
+        if os.environ.get("TEST_KEEP_INSTANCES"):
+            return
         shutil.rmtree(self.data_dir, ignore_errors=True)
         if self.redis_socket.parent != self.data_dir:
             shutil.rmtree(self.redis_socket.parent, ignore_errors=True)

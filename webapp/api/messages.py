@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import orjson
 from flask import Blueprint, Response, request
 
 from models.errors import StoreUnavailable
-from models.requests import Request, mint_id
 from schemas import envelope
 from schemas.params import InvalidParams
-from schemas.sending import SEND_PARAMS, decode_options
 from settings import Settings
-from webapp.auth import Caller, Gatekeeper, token_of
+from webapp.auth import Gatekeeper, token_of
 from webapp.errors import FAILURES, ApiError
+from webapp.sending import build_send
 from webapp.services import Acceptor
 from webapp.sockets.registry import Registry, VerdictWait
 
@@ -28,10 +26,8 @@ def make_blueprint(
     @blueprint.post("/api/chat/socket/sendmessage")
     def post_message() -> Response:
         caller = gatekeeper.admit(token_of(request))
-        params = SEND_PARAMS.read(request.args, read_body())
-        _check_sizes(params, settings)
         with VerdictWait(registry) as wait:
-            accepted = build_request(caller, params, (process_id, wait.number))
+            accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
             try:
                 acceptor.accept(accepted)
             except StoreUnavailable as error:
@@ -60,31 +56,6 @@ def read_body() -> Any:
     if not isinstance(body, dict):
         raise InvalidParams("", "请求体必须是 JSON 对象")
     return body
-
-
-def build_request(caller: Caller, params: dict[str, Any], reply_to: tuple[str, int]) -> Request:
-    client_msg_id = params["clientMsgId"] or None
-    return Request(
-        id=mint_id(caller.user_id, client_msg_id),
-        kind="send",
-        chat_type=params["chatType"],
-        sender_id=caller.user_id,
-        role=caller.role,
-        device=caller.device,
-        to_id=params["sendto_id"],
-        type=params["type"],
-        data=params["data"],
-        options=decode_options(params["options"]),
-        created_at_ms=time.time_ns() // 1_000_000,
-        client_msg_id=client_msg_id,
-        reply_to=reply_to,
-    )
-
-
-def _check_sizes(params: dict[str, Any], settings: Settings) -> None:
-    limit = settings.message_max_bytes
-    if len(params["data"].encode()) > limit or len(params["options"].encode()) > limit // 2:
-        raise ApiError("message_too_large")
 
 
 def _json(body: bytes, status: int) -> Response:

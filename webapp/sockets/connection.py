@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
-import orjson
 import structlog
 
 from models.errors import ModelError
 from models.store.inbox import Page
-from webapp.sockets.frames import FrameReader, Opcode, ProtocolError, close_code, encode_close, encode_frame
+from schemas import frames
+from webapp.sockets.closing import CloseCode
 from webapp.sockets.transport import Transport
+from webapp.sockets.wire import FrameReader, Opcode, ProtocolError, close_code, encode_close, encode_frame
 
 log = structlog.get_logger()
 
 _PAGE_ENTRIES = 500
 _REPLAY_UNSENT_BYTES = 262_144  # replay pauses above this, so that it never fills the outbox by itself
+_WRITE_BYTES = 65_536
 _SLOW_SECONDS = 10.0  # a peer that takes no byte for so long is cut off
 _RETRY_SECONDS = 0.5
+_MAX_REFS = 1_000  # sends under way on one socket
 
-_WELCOME = "欢迎您访问我们的系统！"
-_HEARTBEAT = encode_frame(b'{"type":"ping"}')
+_HEARTBEAT = encode_frame(frames.HEARTBEAT)
 
 
 class Office(Protocol):
@@ -53,11 +55,15 @@ class Connection:
         "_nonce",
         "_office",
         "_ping_cursor",
+        "_settled",
         "acknowledged",
         "device",
         "epoch",
+        "is_live",
+        "name",
         "number",
         "protocol",
+        "refs",
         "role",
         "session_id",
         "transport",
@@ -71,6 +77,7 @@ class Connection:
         transport: Transport,
         *,
         number: int,
+        name: str,
         user_id: int,
         role: str,
         device: str,
@@ -81,54 +88,93 @@ class Connection:
         self._office = office
         self.transport = transport
         self.number = number  # unique within the process
+        self.name = name  # as presence knows it
         self.user_id = user_id
         self.role = role
         self.device = device
         self.session_id = session_id
         self.protocol = protocol
+        self.is_live = True  # False: a newer connection of the device gets the messages
         self.epoch = ""
         self.written = 0  # cursor of the last entry written, or passed over because this device is not to see it
         self.acknowledged = 0
+        self.refs: dict[str, Any] = {}  # message id -> the client's name for the send, until its result is written
+        self._settled: dict[str, tuple[bytes, int]] = {}  # verdicts that came while the inbox was being read
         self._newest = 0  # newest cursor heard of
-        self._is_reading = True  # until `begin`: what is published meanwhile is read from the inbox
+        self._is_reading = True  # until `catch_up` is through: what is published meanwhile is read from the inbox
         self._frames = FrameReader(frame_max_bytes)
         self._nonce = secrets.token_hex(4).encode()
         self._ping_cursor: int | None = None  # cursor the outstanding ping covers
         self._missed_pongs = 0
 
-    def begin(self, epoch: str, position: int) -> None:
-        """Greet the client and start listening to it. `position`: everything up to this cursor is on the device."""
-        self.epoch, self.written, self.acknowledged = epoch, position, position
-        welcome = {"type": "system", "data": _WELCOME, "timestamp": _now_ms()}
-        self._write(encode_frame(orjson.dumps(welcome)))
+    def begin(self, epoch: str, acknowledged: int, start: int, greetings: bytes) -> None:
+        """Greet the client and start listening to it. `start`: the entry after this cursor is the first it gets."""
+        self.epoch, self.acknowledged, self.written = epoch, acknowledged, start
+        self._write(greetings)
         self.transport.start(self._on_bytes, self._on_closed)
 
     # Entries
 
-    def deliver(self, epoch: str, cursor: int, body: bytes | None, *, is_own: bool, frame: bytes | None = None) -> None:
+    def deliver(
+        self,
+        epoch: str,
+        cursor: int,
+        body: bytes | None = None,
+        *,
+        own_device: str | None = None,
+        message_id: str | None = None,
+        frame: bytes | None = None,
+    ) -> None:
         """Take the news that the inbox has an entry. Writes it when it is the next one, reads the inbox when it is not.
 
         body: the Message, None where only its existence is known. frame: the protocol 1 frame, where already encoded.
+        own_device, message_id: set where the user sent it himself.
         """
+        if not self.is_live:
+            return
         if epoch == self.epoch:
             if cursor <= self.written:
                 return
             if cursor == self.written + 1 and body is not None and not self._is_reading:
-                data = self._entry_bytes(cursor, body, is_own=is_own, frame=frame)
+                data = self._entry_bytes(cursor, body, own_device, message_id, is_news=True, frame=frame)
                 if not self._write(data + self._ping_bytes()):
                     self.drop_slow()
                 return
-        self._newest = max(self._newest, cursor)
-        if not self._is_reading:
-            self._is_reading = True
-            gevent.spawn(self.catch_up)
+        self._newest = max(self._newest, cursor) if epoch == self.epoch else self._newest
+        self._read_soon()
+
+    def settle(self, message_id: str, body: bytes, cursor: int) -> None:
+        """Write the result of a send whose entry this socket does not get, or got long ago. Not before the inbox is read."""
+        if message_id not in self.refs:
+            return
+        if self._is_reading:
+            self._settled[message_id] = (body, cursor)
+        else:
+            self.send_text(frames.send_result(self.refs.pop(message_id), message_id, body, cursor))
+
+    def revive(self, acknowledged: int) -> None:
+        """Become the live connection of the device again, now that the newer one has gone."""
+        self.is_live = True
+        self.acknowledged = max(self.acknowledged, acknowledged)
+        self.written = max(self.written, acknowledged)
+        self._read_soon()
+
+    def adopt(self, epoch: str, acknowledged: int, base: int) -> None:
+        """Go on under a new epoch: the inbox was lost and opened anew, so cursors of before mean nothing."""
+        if self.protocol == 1:
+            # It may get again what it has been written: not on one connection, so it has to come back (G3).
+            self.transport.abort()
+            return
+        self.epoch, self.acknowledged, self.written = epoch, acknowledged, acknowledged
+        self._newest, self._ping_cursor = 0, None
+        self.send_text(frames.reset(epoch, 1, max(base, acknowledged, 1)))
 
     def catch_up(self) -> None:
         """Write everything the inbox holds after what was written, until there is nothing newer. May wait."""
-        while self.transport.is_open:
+        while self.transport.is_open and self.is_live:
             if not self._await_room():
                 self.drop_slow()
-                return
+                break
             heard_of = self._newest
             try:
                 page = self._office.read_inbox(self, _PAGE_ENTRIES)
@@ -136,46 +182,79 @@ class Connection:
                 log.warning("inbox_unreadable", user_id=self.user_id, error=str(error))
                 gevent.sleep(_RETRY_SECONDS)
                 continue
-            if self._take_page(page) and self._newest == heard_of and not page.entries:
+            if page.epoch != self.epoch or not self.is_live:
+                continue  # the office has adopted another epoch meanwhile
+            if not self._take_page(page):
+                self.drop_slow()
+                break
+            if not page.entries and self._newest == heard_of:
                 self._newest = self.written
             if self.written >= max(page.newest, self._newest):
-                self._is_reading = False
-                return
+                break
+        self._is_reading = False
+        for message_id, (body, cursor) in list(self._settled.items()):
+            self.settle(message_id, body, cursor)
+        self._settled.clear()
+
+    def _read_soon(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            gevent.spawn(self.catch_up)
 
     def _take_page(self, page: Page) -> bool:
-        """Write a page. False: it belongs to another epoch than ours, so it must be read again from where that begins."""
-        if page.epoch != self.epoch:
-            # The history was lost and rebuilt: cursors of before mean nothing, the rebuilt tail begins anew.
-            self.epoch = page.epoch or ""
-            self.written = self.acknowledged = self._newest = page.base
-            self._ping_cursor = None
-            return False
+        """Write a page, waiting where the peer is slower than we are. False: it took nothing for too long."""
+        data = b""
         if page.first > self.written + 1:
+            if self.protocol == 2:
+                data = encode_frame(frames.reset(self.epoch, self.written + 1, page.first - 1))
             self.written = page.first - 1
-        data = b"".join(
-            self._entry_bytes(cursor, entry.body, is_own=entry.own_device is not None)
-            for cursor, entry in enumerate(page.entries, page.first)
-        )
-        self._write(data + self._ping_bytes())
-        return True
+        for cursor, entry in enumerate(page.entries, page.first):
+            data += self._entry_bytes(cursor, entry.body, entry.own_device, entry.message_id, is_news=False)
+            if len(data) > _WRITE_BYTES:
+                self._write(data)
+                data = b""
+                if not self._await_room():
+                    return False
+        return self._write(data + self._ping_bytes()) or not self.transport.is_open
 
-    def _entry_bytes(self, cursor: int, body: bytes, *, is_own: bool, frame: bytes | None = None) -> bytes:
+    def _entry_bytes(
+        self,
+        cursor: int,
+        body: bytes,
+        own_device: str | None,
+        message_id: str | None,
+        *,
+        is_news: bool,
+        frame: bytes | None = None,
+    ) -> bytes:
         """Give the bytes that show an entry to this device, and count it as written."""
         was_clear = self.acknowledged == self.written
         self.written = cursor
-        if is_own and self.protocol == 1:
-            # The legacy client has shown its own message already. There is nothing to wait for, so it counts as had.
-            if was_clear:
-                self.acknowledged = cursor
-                self._office.acknowledge(self, urgent=False)
-            return b""
-        return frame or single_chat_frame(body, _now_ms())
+        is_mine = own_device is not None and own_device == self.device
+        if self.protocol == 1:
+            if is_mine:
+                # The legacy client has shown its own message already. Nothing to wait for, so it counts as had.
+                if was_clear:
+                    self.acknowledged = cursor
+                    self._office.acknowledge(self, urgent=False)
+                return b""
+            return frame or encode_frame(frames.single_chat(body, now_ms()))
+        if is_mine and message_id is not None and (is_news or message_id in self.refs):
+            # The result stands for the entry on the device that sent; replayed later, the message comes as any other.
+            return encode_frame(frames.send_result(self.refs.pop(message_id, None), message_id, body, cursor))
+        return encode_frame(frames.single_chat_at(body, now_ms(), cursor))
 
     # Acknowledgements
 
+    def acknowledge(self, cursor: int) -> None:
+        """Take a protocol 2 client's word that everything up to `cursor` is safe. Beyond what was written: ignored."""
+        if self.acknowledged < cursor <= self.written:
+            self.acknowledged = cursor
+            self._office.acknowledge(self, urgent=True)
+
     def _ping_bytes(self) -> bytes:
-        """Give a ping that covers what is written, where one is due and none is under way."""
-        if self._ping_cursor is not None or self.written <= self.acknowledged:
+        """Give a ping that covers what is written, where one is due and none is under way. Protocol 2 needs none."""
+        if self._ping_cursor is not None or self.written <= self.acknowledged or self.protocol == 2:
             return b""
         self._ping_cursor = self.written
         return encode_frame(b"%s:%d" % (self._nonce, self.written), Opcode.PING)
@@ -186,12 +265,11 @@ class Connection:
             return
         self._missed_pongs = 0
         cursor, self._ping_cursor = self._ping_cursor, None
-        if cursor > self.acknowledged:
-            self.acknowledged = cursor
-            self._office.acknowledge(self, urgent=True)
-        ping = self._ping_bytes()
-        if ping:
-            self._write(ping)
+        if self.protocol == 1:
+            self.acknowledge(cursor)
+            ping = self._ping_bytes()
+            if ping:
+                self._write(ping)
 
     def heartbeat(self) -> None:
         """Send the application's ping and a websocket ping; drop a peer that has answered neither of the last two."""
@@ -211,15 +289,21 @@ class Connection:
         if not self._write(encode_frame(payload)):
             self.drop_slow()
 
-    def send_pong(self) -> None:
-        self.send_text(b'{"type":"pong","timestamp":%d}' % _now_ms())
-
     def drop_slow(self) -> None:
-        log.warning("socket_too_slow", user_id=self.user_id, unsent_bytes=self.transport.unsent_bytes)
-        self.transport.abort()
+        if self.transport.is_open:
+            log.warning("socket_too_slow", user_id=self.user_id, unsent_bytes=self.transport.unsent_bytes)
+            self.leave(CloseCode.TOO_SLOW)
 
-    def close(self, code: int, reason: str = "") -> None:
-        self.transport.finish(encode_close(code, reason))
+    def leave(self, code: CloseCode) -> None:
+        """Send the client away so that it comes back: with a code it knows, or by dropping TCP (ORIG 2.8)."""
+        if self.protocol == 1:
+            self.transport.abort()
+        else:
+            self.transport.finish(encode_close(code))
+
+    def end(self, code: CloseCode) -> None:
+        """Send the client away for good: it must not come back by itself."""
+        self.transport.finish(encode_close(code if self.protocol == 2 else CloseCode.NORMAL))
 
     def _write(self, data: bytes) -> bool:
         return not data or self.transport.write(data)
@@ -239,7 +323,7 @@ class Connection:
         try:
             received = self._frames.feed(data)
         except ProtocolError as error:
-            self.close(error.code, str(error))
+            self.transport.finish(encode_close(error.code, str(error)))
             return
         for opcode, payload in received:
             if opcode == Opcode.PONG:
@@ -247,8 +331,7 @@ class Connection:
             elif opcode == Opcode.PING:
                 self._write(encode_frame(payload, Opcode.PONG))
             elif opcode == Opcode.CLOSE:
-                code = close_code(payload)
-                self.transport.finish(encode_close(code))
+                self.transport.finish(encode_close(close_code(payload)))
                 return
             else:
                 self._office.receive(self, payload)
@@ -256,11 +339,9 @@ class Connection:
     def _on_closed(self) -> None:
         self._office.closed(self)
 
-
-def single_chat_frame(body: bytes, timestamp_ms: int) -> bytes:
-    """Encode a protocol 1 `singleChat` frame around a Message that is JSON already."""
-    return encode_frame(b'{"type":"singleChat","data":%s,"timestamp":%d}' % (body, timestamp_ms))
+    def can_take_send(self) -> bool:
+        return len(self.refs) < _MAX_REFS
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
     return time.time_ns() // 1_000_000

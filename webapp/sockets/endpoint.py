@@ -7,10 +7,11 @@ import structlog
 from flask import request
 
 from models.errors import ModelError
-from schemas import envelope
+from schemas import frames
 from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
-from webapp.sockets.office import SocketOffice
+from webapp.sockets.closing import CloseCode
+from webapp.sockets.office import Resume, SocketOffice
 from webapp.sockets.server import Server
 
 log = structlog.get_logger()
@@ -27,11 +28,14 @@ _REFUSALS = {
 def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffice) -> None:
     @sock.route("/ws")  # type: ignore[untyped-decorator]
     def connect(server: Server) -> None:
+        protocol = 2 if request.args.get("v") == "2" else 1
         try:
             caller = gatekeeper.admit(request.args.get("token"))
         except ApiError as error:
             code = error.failure.code
-            server.send(envelope.fail(code, _REFUSALS[code]))
+            server.send(frames.failure(code, _REFUSALS[code]))
+            disabled = CloseCode.DISABLED if code == "user_disabled" else CloseCode.SESSION_ENDED
+            server.close(disabled if protocol == 2 else None)
             return
         except ModelError as error:
             # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
@@ -40,7 +44,7 @@ def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffic
             return
         transport = server.take_over()
         try:
-            office.connect(caller, transport, protocol=1)
+            office.connect(caller, transport, protocol, _resume() if protocol == 2 else None)
         except ModelError as error:
             log.warning("socket_dropped", user_id=caller.user_id, error=str(error))
             transport.abort()
@@ -48,3 +52,12 @@ def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffic
             # The handshake is done: an HTTP answer would be bytes in the middle of frames (pitfall F12).
             log.exception("socket_dropped", user_id=caller.user_id)
             transport.abort()
+
+
+def _resume() -> Resume | None:
+    """Read what the client says it has. A cursor that is no number is one that we cannot know: it gets a reset."""
+    cursor = request.args.get("cursor")
+    if cursor is None:
+        return None
+    is_number = cursor.isascii() and cursor.isdigit() and len(cursor) < 16
+    return Resume(int(cursor) if is_number else 0, request.args.get("epoch", "") if is_number else "")

@@ -17,8 +17,11 @@ import structlog
 from models.errors import StoreUnavailable
 from models.store import bus, inbox, keys
 from models.store.connection import Command
-from webapp.sockets.connection import single_chat_frame
+from schemas import frames
+from webapp.sockets.inbound import Inbound
+from webapp.sockets.office import SocketOffice
 from webapp.sockets.registry import Registry
+from webapp.sockets.wire import encode_frame
 
 log = structlog.get_logger()
 
@@ -33,10 +36,20 @@ RunCommands = Callable[[Sequence[Command]], list[Any]]
 
 
 class Listener:
-    def __init__(self, subscription: bus.Subscription, process_id: str, registry: Registry, run: RunCommands) -> None:
+    def __init__(
+        self,
+        subscription: bus.Subscription,
+        process_id: str,
+        registry: Registry,
+        office: SocketOffice,
+        inbound: Inbound,
+        run: RunCommands,
+    ) -> None:
         self._subscription = subscription
         self._channel = keys.process_channel(process_id)
         self._registry = registry
+        self._office = office
+        self._inbound = inbound
         self._run = run
         self._heard_at = 0.0
         self.is_up = False
@@ -83,19 +96,23 @@ class Listener:
         """Hand a publication's deliveries to the connections and its verdicts to those who wait."""
         now_ms = time.time_ns() // 1_000_000
         encoded = [body.encode() for body in news.bodies]
-        frames: dict[int, bytes] = {}
-        for user_id, epoch, cursor, place, own_device, _ in news.deliveries:
+        shared: dict[int, bytes] = {}  # protocol 1 frames, the same for everybody
+        for user_id, epoch, cursor, place, own_device, message_id in news.deliveries:
             for connection in self._registry.of_user(user_id):
                 body = frame = None
                 if place >= 0:
                     body = encoded[place]
-                    if connection.protocol == 1 and own_device is None:
-                        frame = frames.get(place)
+                    if connection.protocol == 1:
+                        frame = shared.get(place)
                         if frame is None:
-                            frame = frames[place] = single_chat_frame(body, now_ms)
-                connection.deliver(epoch, cursor, body, is_own=own_device is not None, frame=frame)
+                            frame = shared[place] = encode_frame(frames.single_chat(body, now_ms))
+                connection.deliver(epoch, cursor, body, own_device=own_device, message_id=message_id, frame=frame)
         for verdict in news.verdicts:
             self._registry.settle(verdict, encoded[verdict.body] if verdict.body >= 0 else None)
+        for refusal in news.refusals:
+            self._inbound.refuse(*refusal)
+        for order in news.orders:
+            self._office.obey(order)
 
     def _probe(self) -> None:
         try:
@@ -120,4 +137,4 @@ class Listener:
             for user_id, (epoch, newest) in zip(some, answers, strict=True):
                 # Without an epoch the inbox is lost: the connection's reading opens it again.
                 for connection in self._registry.of_user(user_id):
-                    connection.deliver((epoch or b"").decode(), int(newest or 0), None, is_own=False)
+                    connection.deliver((epoch or b"").decode(), int(newest or 0))

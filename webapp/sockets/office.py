@@ -1,48 +1,67 @@
 """The office of this process: opens connections, keeps their acknowledgements, heartbeats and presence, closes them.
 
-It brings together what one connection must not know: the store, the database, the other connections.
+It brings together what one connection must not know: the store, the database, the other connections and processes.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import gevent
-import orjson
 import structlog
 
-from models import positions
+from models import messages, positions
 from models.database import Database
-from models.errors import DatabaseUnavailable, StoreUnavailable
-from models.store import inbox, presence
-from models.store.inbox import Page
+from models.errors import DatabaseUnavailable, ModelError, StoreUnavailable
+from models.store import bus, chatlog, inbox, presence
+from models.store.inbox import Entry, Page
+from schemas import frames
 from settings import Settings
 from tasks.rebuild import load_inbox
 from webapp.auth import Caller
 from webapp.services import Redis, offload
-from webapp.sockets.connection import Connection
+from webapp.sockets.closing import CloseCode
+from webapp.sockets.connection import Connection, now_ms
 from webapp.sockets.registry import Registry
 from webapp.sockets.transport import Transport
+from webapp.sockets.wire import encode_frame
 
 log = structlog.get_logger()
 
 _FLUSH_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
+_HEARTBEAT_SLICES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """What a protocol 2 client says it has: everything up to `cursor` of `epoch`."""
+
+    cursor: int
+    epoch: str
 
 
 class SocketOffice:
     """Implements `connection.Office`."""
 
     def __init__(
-        self, settings: Settings, process_id: str, registry: Registry, store: Redis, database: Database
+        self,
+        settings: Settings,
+        process_id: str,
+        registry: Registry,
+        store: Redis,
+        database: Database,
+        receive: Callable[[Connection, bytes], None],
     ) -> None:
         self._settings = settings
         self._process_id = process_id
         self._registry = registry
         self._store = store
         self._database = database
+        self.receive = receive
         self._acknowledged: set[Connection] = set()  # positions that rose, not yet told to Redis
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
         self.is_closing = False
@@ -58,12 +77,14 @@ class SocketOffice:
 
     # Opening and closing
 
-    def connect(self, caller: Caller, transport: Transport, protocol: int) -> Connection:
-        """Open a connection and write what its device lacks. Returns when it is live; raises StoreUnavailable."""
+    def connect(self, caller: Caller, transport: Transport, protocol: int, resume: Resume | None) -> None:
+        """Open a connection and write what its device lacks. Returns when it is live; raises ModelError."""
+        number = self._registry.next_number()
         connection = Connection(
             self,
             transport,
-            number=self._registry.next_number(),
+            number=number,
+            name=presence.connection_name(self._process_id, number, protocol),
             user_id=caller.user_id,
             role=caller.role,
             device=caller.device,
@@ -75,16 +96,39 @@ class SocketOffice:
         self._registry.add(connection)
         try:
             connected = self._register(connection)
-        except (StoreUnavailable, DatabaseUnavailable):
+        except ModelError:
             self._registry.remove(connection)
-            transport.abort()
             raise
-        connection.begin(connected.epoch or "", connected.acknowledged)
+        if connected.former is not None:
+            self._order(connection.user_id, connected.former, "replace")
+        start, gap = _starting_point(connected, resume)
+        connection.begin(
+            connected.epoch or "", connected.acknowledged, start, self._greetings(connection, connected, gap)
+        )
+        if resume is not None and gap is None:
+            connection.acknowledge(start)
         connection.catch_up()
-        return connection
+
+    def _greetings(self, connection: Connection, connected: presence.Connected, gap: tuple[int, int] | None) -> bytes:
+        greetings = encode_frame(frames.welcome(now_ms()))
+        if connection.protocol == 2:
+            epoch = connected.epoch or ""
+            hello = frames.hello(
+                connection=connection.name,
+                device=connection.device,
+                cursor=connected.newest,
+                epoch=epoch,
+                heartbeat_seconds=self._settings.heartbeat_seconds,
+                frame_max_bytes=self._settings.frame_max_bytes,
+            )
+            greetings += encode_frame(hello)
+            if gap is not None:
+                greetings += encode_frame(frames.reset(epoch, *gap))
+        return greetings
 
     def _register(self, connection: Connection) -> presence.Connected:
-        command = presence.connect_command(connection.user_id, connection.device, self._name(connection))
+        """Make the connection the live one of its device, opening the user's inbox where there is none."""
+        command = presence.connect_command(connection.user_id, connection.device, connection.name)
         connected = presence.Connected.parse(self._store.call(command))
         if connected.epoch is None:
             inbox_max = self._settings.inbox_max_entries
@@ -95,41 +139,111 @@ class SocketOffice:
     def closed(self, connection: Connection) -> None:
         self._registry.remove(connection)
         self._acknowledged.discard(connection)
-        forget = presence.disconnect_command(connection.user_id, connection.device, self._name(connection))
-        self._store.tell(forget)
+        forget = presence.disconnect_command(connection.user_id, connection.device, connection.name)
+
+        def hand_back(answer: bytes | None) -> None:
+            if answer:
+                gevent.spawn(self._revive_next, connection.user_id, connection.device, answer.decode())
+
+        self._store.tell(forget, hand_back)
 
     def close_all(self) -> None:
-        """Drop every socket, so that clients return to another process (ORIG 2.8: without a close frame)."""
+        """Send every client to another process: it comes back by itself."""
         self.is_closing = True
         for connection in self._registry:
-            connection.transport.abort()
+            connection.leave(CloseCode.RESTARTING)
+
+    # Orders between processes
+
+    def _order(self, user_id: int, name: str, what: str) -> bool:
+        """Tell the process of a connection what to do with it. False: that process is gone, the connection with it."""
+        order = bus.Order(user_id, presence.number_of(name), what)
+        process_id = presence.process_of(name)
+        if process_id == self._process_id:
+            self.obey(order)
+            return True
+        return bool(self._store.call(bus.publish_command(process_id, bus.Publication(orders=[order]))))
+
+    def _revive_next(self, user_id: int, device: str, name: str) -> None:
+        """Make the next connection in line live, forgetting those whose process has died."""
+        try:
+            while name and not self._order(user_id, name, "revive"):
+                name = self._store.call(presence.disconnect_command(user_id, device, name)).decode()
+        except StoreUnavailable as error:
+            log.warning("revival_failed", user_id=user_id, error=str(error))
+
+    def obey(self, order: bus.Order) -> None:
+        connection = self._registry.by_number(order.user_id, order.number)
+        if connection is None:
+            return
+        if order.what == "revive":
+            gevent.spawn(self._revive, connection)
+        elif connection.protocol == 2:
+            connection.end(CloseCode.REPLACED)
+        else:
+            # It logs out on a clean close (ORIG 2.8), so it stays open, and waits behind the newer one.
+            connection.is_live = False
+
+    def _revive(self, connection: Connection) -> None:
+        try:
+            connected = self._register(connection)
+        except ModelError as error:
+            log.warning("revival_failed", user_id=connection.user_id, error=str(error))
+            connection.leave(CloseCode.RESTARTING)
+            return
+        if connected.epoch == connection.epoch:
+            connection.revive(connected.acknowledged)
+        else:
+            connection.leave(CloseCode.RESTARTING)
+
+    def wake(self, user_id: int) -> None:
+        """Make every live connection of the user, wherever it is, write what it has not written. Raises StoreUnavailable."""
+        epoch, newest = self._store.call(inbox.newest_command(user_id))
+        if epoch is None:
+            return
+        news = bus.Publication(deliveries=[bus.Delivery(user_id, epoch.decode(), int(newest), -1, None, None)])
+        for connections in self._store.call(presence.find_all_command(user_id)):
+            live = presence.live_connection(connections)
+            if live is not None:
+                self._store.call(bus.publish_command(presence.process_of(live), news))
 
     # What connections ask for
 
     def read_inbox(self, connection: Connection, most: int) -> Page:
         command = inbox.read_command(connection.user_id, connection.written, most)
         page = inbox.parse_page(self._store.call(command), connection.written)
-        if page.epoch is None:
-            self._register(connection)  # opens the inbox anew, and presence with it: both were lost
-            page = inbox.parse_page(self._store.call(command), connection.written)
-        return page
+        if page.epoch != connection.epoch:
+            connected = self._register(connection)  # opens the inbox anew, and presence with it: both were lost
+            connection.adopt(connected.epoch or "", connected.acknowledged, connected.base)
+        return self._with_group_bodies(page)
+
+    def _with_group_bodies(self, page: Page) -> Page:
+        """Put the bodies in place of references: from the groups' logs, from SQL where those are trimmed."""
+        wanted: dict[int, list[int]] = {}
+        for entry in page.entries:
+            if entry.reference is not None:
+                wanted.setdefault(entry.reference[0], []).append(entry.reference[1])
+        if not wanted:
+            return page
+        found: dict[tuple[int, int], bytes] = {}
+        for group_id, seqs in wanted.items():
+            bodies = self._store.call(chatlog.read_group_command(group_id, seqs))
+            found |= {(group_id, seq): body for seq, body in zip(seqs, bodies, strict=True) if body}
+            missing = [seq for seq in seqs if (group_id, seq) not in found]
+            if missing:
+                archived = offload(self._database, self._load_group_bodies, group_id, missing)
+                found |= {(group_id, seq): body.encode() for seq, body in archived.items()}
+        return replace(page, entries=[_with_body(entry, found) for entry in page.entries])
+
+    def _load_group_bodies(self, group_id: int, seqs: Sequence[int]) -> dict[int, str]:
+        with self._database.reading() as connection:
+            return messages.load_bodies(connection, f"group:{group_id}", seqs)
 
     def acknowledge(self, connection: Connection, *, urgent: bool) -> None:
         if urgent:
             self._tell_acknowledged(connection)
         else:
             self._acknowledged.add(connection)
-
-    def receive(self, connection: Connection, payload: bytes) -> None:
-        """Take one text or binary message of a client: ORIG 2.4."""
-        try:
-            frame = orjson.loads(payload)
-        except orjson.JSONDecodeError:
-            if payload == b"ping":
-                connection.send_pong()
-            return
-        if isinstance(frame, dict) and frame.get("type") == "ping":
-            connection.send_pong()
 
     # Housekeeping of this process
 
@@ -145,6 +259,7 @@ class SocketOffice:
             self._tell_acknowledged(connection)
 
     def _checkpoint(self) -> None:
+        """Keep in SQL how far devices have acknowledged, for the case that Redis loses its data."""
         users, self._unchecked = list(self._unchecked), set()
         if not users:
             return
@@ -173,13 +288,12 @@ class SocketOffice:
 
     def _heartbeats(self) -> None:
         """Beat each connection once per interval, spread over it, so that 10,000 sockets are not one burst."""
-        slices = 30
         turn = 0
         while True:
-            gevent.sleep(self._settings.heartbeat_seconds / slices)
-            turn = (turn + 1) % slices
+            gevent.sleep(self._settings.heartbeat_seconds / _HEARTBEAT_SLICES)
+            turn = (turn + 1) % _HEARTBEAT_SLICES
             for connection in list(self._registry):
-                if connection.number % slices == turn:
+                if connection.number % _HEARTBEAT_SLICES == turn:
                     connection.heartbeat()
 
     def _repeat(self, task: Callable[[], None], seconds: float) -> None:
@@ -192,5 +306,23 @@ class SocketOffice:
             except Exception:
                 log.exception("housekeeping_failed", task=task.__name__)
 
-    def _name(self, connection: Connection) -> str:
-        return presence.connection_name(self._process_id, connection.number, connection.protocol)
+
+def _starting_point(connected: presence.Connected, resume: Resume | None) -> tuple[int, tuple[int, int] | None]:
+    """Return after which cursor a connection reads, and the entries (first, last) it is told that it cannot get."""
+    if resume is None:
+        return max(connected.acknowledged, connected.base), _overflow(connected.acknowledged, connected.base)
+    if resume.epoch != connected.epoch:
+        start = max(connected.acknowledged, connected.base)
+        return start, (1, max(start, 1))
+    if resume.cursor > connected.newest:
+        return max(connected.acknowledged, connected.base), (connected.newest + 1, resume.cursor)
+    return max(resume.cursor, connected.base), _overflow(resume.cursor, connected.base)
+
+
+def _overflow(cursor: int, base: int) -> tuple[int, int] | None:
+    return (cursor + 1, base) if base > cursor else None
+
+
+def _with_body(entry: Entry, bodies: dict[tuple[int, int], bytes]) -> Entry:
+    body = bodies.get(entry.reference) if entry.reference is not None else None
+    return replace(entry, body=body) if body is not None else entry

@@ -37,6 +37,9 @@ class Registry:
         # Copy first: a socket may leave while the caller writes to it.
         return tuple(self._connections.get(user_id, {}).values())
 
+    def by_number(self, user_id: int, number: int) -> Connection | None:
+        return self._connections.get(user_id, {}).get(number)
+
     def user_ids(self) -> list[int]:
         return list(self._connections)
 

@@ -13,8 +13,8 @@ import flask_sock
 import simple_websocket
 from wsproto.frame_protocol import CloseReason
 
-from webapp.sockets.frames import accept_key, encode_close, encode_frame
 from webapp.sockets.transport import Transport
+from webapp.sockets.wire import accept_key, encode_close, encode_frame
 
 
 class Server(simple_websocket.Server):  # type: ignore[misc]  # the library is untyped

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ class Transport:
         "_unsent",
         "_writer",
         "is_closing",
+        "unsent_bytes",
     )
 
     def __init__(self, fileno: int, max_unsent_bytes: int) -> None:
@@ -41,7 +43,8 @@ class Transport:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._max_unsent_bytes = max_unsent_bytes
-        self._unsent = bytearray()
+        self._unsent: deque[bytes] = deque()  # whole writes, but for the first, which may be partly sent
+        self.unsent_bytes = 0
         self._writer: Any = None
         self._reader: Any = None
         self._on_bytes: Callable[[bytes], None] | None = None
@@ -62,10 +65,6 @@ class Transport:
         self._reader.start(self._read)
 
     @property
-    def unsent_bytes(self) -> int:
-        return len(self._unsent)
-
-    @property
     def is_open(self) -> bool:
         return self._socket is not None and not self.is_closing
 
@@ -84,28 +83,25 @@ class Transport:
             if sent == len(data):
                 return True
             data = data[sent:]
-        elif len(self._unsent) + len(data) > self._max_unsent_bytes:
+        elif self.unsent_bytes + len(data) > self._max_unsent_bytes:
             return False
-        self._unsent += data
-        self._watch_writable()
+        self._queue(data)
         return True
 
     def finish(self, last: bytes, *, seconds: float = 1.0) -> None:
-        """Send `last` (a close frame) after what waits, then close; at the latest after `seconds`."""
-        if self.write(last):
-            self.is_closing = True
-            if self._unsent:
-                gevent.spawn_later(seconds, self.abort)
-                return
-        # Half-close, so that the peer reads our last frame before it sees the end, even if bytes of his are unread.
-        if self._socket is not None:
-            try:
-                self._socket.shutdown(socket.SHUT_WR)
-            except OSError:
-                self.abort()
-                return
-            self.is_closing = True
-            gevent.spawn_later(seconds, self.abort)
+        """Send `last` (a close frame) and close, at the latest after `seconds`. What waits is given up, but whole frames."""
+        if self._socket is None or self.is_closing:
+            return
+        while len(self._unsent) > 1:
+            self.unsent_bytes -= len(self._unsent.pop())
+        if self._unsent:
+            self._queue(last)
+        else:
+            self.write(last)
+        self.is_closing = True
+        if not self._unsent:
+            self._half_close()
+        gevent.spawn_later(seconds, self.abort)
 
     def abort(self) -> None:
         """Drop the connection now, without a close frame: the legacy client returns only then (ORIG 2.8)."""
@@ -118,7 +114,8 @@ class Transport:
         self._reader = self._writer = None
         self._socket.close()
         self._socket = None
-        self._unsent = bytearray()
+        self._unsent.clear()
+        self.unsent_bytes = 0
         on_closed, self._on_bytes, self._on_closed = self._on_closed, None, None
         if on_closed is not None:
             on_closed()
@@ -144,7 +141,9 @@ class Transport:
             log.exception("socket_callback_failed")
             self.abort()
 
-    def _watch_writable(self) -> None:
+    def _queue(self, data: bytes) -> None:
+        self._unsent.append(data)
+        self.unsent_bytes += len(data)
         if self._writer is None and self._socket is not None:
             self._writer = gevent.get_hub().loop.io(self._socket.fileno(), _WRITE)
             self._writer.start(self._flush)
@@ -152,22 +151,28 @@ class Transport:
     def _flush(self) -> None:
         if self._socket is None:
             return
+        first = self._unsent[0]
         try:
-            sent = self._socket.send(self._unsent)
+            sent = self._socket.send(first)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.abort()
             return
-        del self._unsent[:sent]
+        self.unsent_bytes -= sent
+        if sent < len(first):
+            self._unsent[0] = first[sent:]
+            return
+        self._unsent.popleft()
         if not self._unsent:
             self._writer.stop()
             self._writer.close()
             self._writer = None
             if self.is_closing:
-                self._shutdown_after_flush()
+                self._half_close()
 
-    def _shutdown_after_flush(self) -> None:
+    def _half_close(self) -> None:
+        """End our side, so that the peer reads our last frame before the end, even if bytes of his are unread."""
         if self._socket is not None:
             try:
                 self._socket.shutdown(socket.SHUT_WR)

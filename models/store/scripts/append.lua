@@ -5,7 +5,7 @@
 -- KEYS[2] inbox list, oldest first; KEYS[3] online hash; KEYS[4..] chat log lists
 -- ARGV[1] shard; ARGV[2] most inbox entries; ARGV[3] most log entries; then per entry, in order of position:
 --   position, inbox entry ('' = none), number of its log in KEYS (0 = none), log entry
--- Returns {epoch or '', {cursor per entry, 0 = already applied}, newest cursor, {device, connection, …} online}
+-- Returns {epoch or '', {cursor per entry, 0 = already applied}, newest cursor, {connections per device online}}
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 's:' .. ARGV[1])
 if not state[1] then
   return {'', {}, 0, {}}
@@ -41,4 +41,4 @@ if newest > first then
     redis.call('HINCRBY', KEYS[1], 'base', length - inbox_max)
   end
 end
-return {state[1], cursors, newest, redis.call('HGETALL', KEYS[3])}
+return {state[1], cursors, newest, redis.call('HVALS', KEYS[3])}

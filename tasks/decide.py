@@ -1,0 +1,329 @@
+"""Gather, decide, commit: turn the requests of a batch into decision rows in SQL. From the commit on, only they count.
+
+Everything here may be repeated: a request that has a row keeps it, whoever asks and however often.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from models import audiences, bodies, messages, shards
+from models.database import Database
+from models.errors import AlreadyDecided
+from models.facts import NO_RELATION, Facts, FactsCache
+from models.requests import Request
+from tasks import policy
+
+_MAX_CACHED_SEQS = 100_000
+_MAX_TRIES = 5
+_NO_FACTS = Facts(users={}, relations={}, groups={})
+_NO_FACTS = Facts(users={}, relations={}, groups={})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What stands for one request.
+
+    row: the decision row's columns; None where the request is a conflict, which has none. bodies: the Message as
+    recipients and as the sender see it, empty when refused. recipient_ids: whose inboxes get it besides the sender's.
+    target: for a recall, the recalled message's row and what is left of it for recipients and for its sender.
+    """
+
+    request: Request
+    code: str | None
+    row: Mapping[str, Any] | None = None
+    body: bytes = b""
+    sender_body: bytes = b""
+    recipient_ids: Sequence[int] = ()
+    target: tuple[Mapping[str, Any], bytes, bytes] | None = None
+
+
+class Decider:
+    """Decides for the shards whose fence the drain holds. Keeps what it has read while it is certain to be current."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cache = FactsCache()
+        self._last_seqs: dict[str, int] = {}  # valid while we hold the fence of the conversation's shard
+        self._audiences: set[tuple[int, int]] = set()  # (group, facts version) that stand in SQL
+
+    def forget_order(self) -> None:
+        """Forget what other drains may have changed: call it when a fence was drawn or lost."""
+        self._last_seqs.clear()
+
+    def gather(self, requests: Sequence[Request]) -> Facts:
+        """Read all facts the requests' verdicts depend on, as committed now. Raises DatabaseUnavailable."""
+        users: set[int] = set()
+        pairs: set[tuple[int, int]] = set()
+        groups: set[int] = set()
+        for request in requests:
+            users.add(request.sender_id)
+            if request.chat_type == "group":
+                groups.add(request.to_id)
+            else:
+                users.add(request.to_id)
+                pairs.add((request.sender_id, request.to_id))
+                pairs.add((request.to_id, request.sender_id))
+        with self._database.reading() as connection:
+            return self._cache.load(connection, users, pairs, groups)
+
+    def decide(
+        self, batch: Mapping[int, Sequence[Request]], fences: Mapping[int, int], facts: Facts
+    ) -> dict[int, list[Outcome]]:
+        """Decide and commit. Returns the outcomes per shard, in the order of the requests.
+
+        Raises FenceLost, DatabaseUnavailable.
+        """
+        requests = [request for shard_requests in batch.values() for request in shard_requests]
+        standing: dict[str, Any] = {}
+        for _ in range(_MAX_TRIES):
+            with self._database.reading() as connection:
+                self._load_order(connection, requests)
+                targets = [request.data for request in requests if request.kind == "recall"]
+                recalled = messages.load_decisions(connection, targets) if targets else {}
+            try:
+                return _Decision(self, batch, fences, facts, standing, recalled).commit()
+            except AlreadyDecided:
+                # A redo after a crash, or a client's repeat: what stands in SQL counts, the rest is decided again.
+                self.forget_order()
+                with self._database.reading() as connection:
+                    standing = messages.load_decisions(connection, [request.id for request in requests])
+        raise RuntimeError(f"a batch of {len(requests)} met a decision that stands {_MAX_TRIES} times in a row")
+
+    def give_up(self, shard: int, request: Request, fence: int) -> Outcome:
+        """Refuse a request that fails whatever is tried, unless it was decided before. Raises FenceLost."""
+        try:
+            return _Decision(self, {shard: [request]}, {shard: fence}, _NO_FACTS, {}, {}).give_up()
+        except AlreadyDecided:
+            # It stands, so it has a verdict that the sender gets when he asks; only applying it fails.
+            return Outcome(replace(request, reply_to=None), "internal_error")
+
+    def _load_order(self, connection: Any, requests: Sequence[Request]) -> None:
+        if len(self._last_seqs) > _MAX_CACHED_SEQS:
+            self._last_seqs.clear()
+        unknown = {request.conversation for request in requests} - self._last_seqs.keys()
+        if unknown:
+            self._last_seqs.update(messages.load_last_seqs(connection, list(unknown)))
+
+
+class _Decision:
+    """One try to decide a batch: everything it changes is new, so that a failed try leaves nothing behind."""
+
+    def __init__(
+        self,
+        decider: Decider,
+        batch: Mapping[int, Sequence[Request]],
+        fences: Mapping[int, int],
+        facts: Facts,
+        standing: Mapping[str, Any],
+        recalled: Mapping[str, Any],
+    ) -> None:
+        self._decider = decider
+        self._batch = batch
+        self._fences = fences
+        self._facts = facts
+        self._standing = standing
+        self._recalled = recalled
+        self._now_ms = time.time_ns() // 1_000_000
+        self._rows: list[dict[str, Any]] = []
+        self._outcomes: dict[str, Outcome] = {}  # by request id
+        self._seqs: dict[str, int] = {}
+
+    def commit(self) -> dict[int, list[Outcome]]:
+        decided = {shard: [self._outcome(shard, r) for r in requests] for shard, requests in self._batch.items()}
+        if self._rows:
+            self._insert()
+        return decided
+
+    def give_up(self) -> Outcome:
+        ((shard, (request,)),) = self._batch.items()
+        outcome = self._refused(shard, request, "internal_error")
+        self._insert()
+        return outcome
+
+    def _insert(self) -> None:
+        counts = Counter(row["shard"] for row in self._rows)
+        spoken = {(row["group_id"], row["audience_version"]) for row in self._rows if row["audience_version"]}
+        new_audiences = spoken - self._decider._audiences
+        with self._decider._database.writing() as connection:
+            taken = {s: shards.take_positions(connection, s, self._fences[s], counts[s]) for s in sorted(counts)}
+            for row in self._rows:
+                taken[row["shard"]] += 1
+                row["shard_seq"] = taken[row["shard"]]
+            for group_id, version in new_audiences:
+                audiences.record(connection, group_id, version, self._facts.groups[group_id].active_member_ids)
+            messages.insert_decisions(connection, self._rows)
+            for outcome in self._outcomes.values():
+                if outcome.target is not None and outcome.code is None:
+                    target, body, sender_body = outcome.target
+                    own = sender_body.decode() if sender_body != body else None
+                    messages.tombstone(connection, target["id"], body.decode(), own)
+        self._decider._last_seqs.update(self._seqs)
+        self._decider._audiences |= new_audiences
+
+    def _outcome(self, shard: int, request: Request) -> Outcome:
+        first = self._outcomes.get(request.id)
+        if first is None and request.id in self._standing:
+            first = self._standing_outcome(self._standing[request.id], request)
+        if first is not None:
+            self._outcomes.setdefault(request.id, first)
+            return _repeat(first, request)
+        outcome = self._decide(shard, request)
+        self._outcomes[request.id] = outcome
+        return outcome
+
+    def _decide(self, shard: int, request: Request) -> Outcome:
+        if request.kind == "recall":
+            return self._decide_recall(shard, request)
+        if request.kind == "notice":
+            return self._tell_notice(shard, request)
+        verdict = policy.decide(request, self._facts)
+        sender = self._facts.users.get(request.sender_id)
+        if isinstance(verdict, policy.Refused) or sender is None:
+            return self._refused(
+                shard, request, verdict.code if isinstance(verdict, policy.Refused) else "user_disabled"
+            )
+        seq = self._next_seq(request.conversation)
+        if request.chat_type == "group":
+            group = self._facts.groups[request.to_id]
+            body = bodies.encode(bodies.group_message(request, seq, sender, group, group.members[request.sender_id]))
+            return self._stored(shard, request, seq, body, body)
+        message = bodies.single_message(request, seq, sender, self._facts.users[request.to_id])
+        remark_of = self._facts.relations
+        from_name = remark_of.get((request.to_id, request.sender_id), NO_RELATION).remark
+        to_name = remark_of.get((request.sender_id, request.to_id), NO_RELATION).remark
+        body = bodies.encode(bodies.personalised(message, from_name=from_name))
+        sender_body = bodies.encode(bodies.personalised(message, to_name=to_name)) if from_name or to_name else body
+        return self._stored(shard, request, seq, body, sender_body)
+
+    def _tell_notice(self, shard: int, request: Request) -> Outcome:
+        notice = orjson.loads(request.data)
+        seq = self._next_seq(request.conversation)
+        body = bodies.encode(bodies.notice_message(request, seq, notice["message"]))
+        own = notice["for_sender"]
+        sender_body = bodies.encode(bodies.notice_message(request, seq, own)) if own else body
+        return self._stored(shard, request, seq, body, sender_body, is_to_sender=notice["is_to_sender"])
+
+    def _decide_recall(self, shard: int, request: Request) -> Outcome:
+        target = self._recall_target(request)
+        recaller = self._facts.users.get(request.sender_id)
+        refusal = policy.decide_recall(request, target, self._facts)
+        if refusal is not None or target is None or recaller is None:
+            return self._refused(shard, request, refusal.code if refusal else "user_disabled")
+        is_group = request.chat_type == "group"
+        name = recaller.public_name
+        if is_group:
+            member = self._facts.groups[request.to_id].members.get(request.sender_id)
+            name = (member.nickname if member else "") or name
+        views = (target["body"], target["body_for_sender"] or target["body"])
+        seen = [orjson.loads(view) for view in views]
+        told = [bodies.encode(bodies.recall_message(m, name, self._now_ms, is_group=is_group)) for m in seen]
+        left = [bodies.encode(bodies.tombstone_message(m)) for m in seen]
+        row = self._stored(shard, request, None, told[0], told[1])
+        outcome = Outcome(
+            request, None, row.row, told[0], told[1], row.recipient_ids, target=(target, left[0], left[1])
+        )
+        return outcome
+
+    def _recall_target(self, request: Request) -> Mapping[str, Any] | None:
+        """Return the row of the message to recall, which may stand in this very batch."""
+        in_batch = self._outcomes.get(request.data)
+        if in_batch is not None and in_batch.row is not None:
+            return in_batch.row
+        row = self._recalled.get(request.data)
+        return row._mapping if row is not None else None
+
+    def _next_seq(self, conversation: str) -> int:
+        seq = self._seqs.get(conversation, self._decider._last_seqs.get(conversation, 0)) + 1
+        self._seqs[conversation] = seq
+        return seq
+
+    def _refused(self, shard: int, request: Request, code: str) -> Outcome:
+        return Outcome(request, code, self._row(shard, request, verdict=messages.REFUSED, code=code))
+
+    def _stored(
+        self,
+        shard: int,
+        request: Request,
+        seq: int | None,
+        body: bytes,
+        sender_body: bytes,
+        *,
+        is_to_sender: bool = True,
+    ) -> Outcome:
+        group = self._facts.groups[request.to_id] if request.chat_type == "group" else None
+        row = self._row(
+            shard,
+            request,
+            verdict=messages.STORED,
+            seq=seq,
+            body=body.decode(),
+            body_for_sender=sender_body.decode() if sender_body is not body and sender_body != body else None,
+            audience_version=group.facts_version if group else None,
+            is_to_sender=is_to_sender,
+        )
+        members = group.active_member_ids if group else (request.to_id,)
+        recipient_ids = [user_id for user_id in members if user_id != request.sender_id]
+        return Outcome(request, None, row, body, sender_body, recipient_ids)
+
+    def _row(self, shard: int, request: Request, **columns: Any) -> dict[str, Any]:
+        is_group = request.chat_type == "group"
+        row = {
+            "id": request.id,
+            "conversation": request.conversation,
+            "seq": None,
+            "shard": shard,
+            "shard_seq": 0,  # given under the fence
+            "kind": request.kind,
+            "code": None,
+            "sender_id": request.sender_id,
+            "device": request.device,
+            "recipient_id": None if is_group else request.to_id,
+            "group_id": request.to_id if is_group else None,
+            "audience_version": None,
+            "target_id": request.data if request.kind == "recall" else None,
+            "is_recalled": False,
+            "is_to_sender": True,
+            "content_hash": request.content_hash(),
+            "body": None,
+            "body_for_sender": None,
+            "created_at_ms": request.created_at_ms,
+            "decided_at_ms": self._now_ms,
+            **columns,
+        }
+        self._rows.append(row)
+        return row
+
+    def _standing_outcome(self, standing: Any, request: Request) -> Outcome:
+        """Rebuild the outcome of a request that was decided before."""
+        row = standing._mapping
+        if row["verdict"] == messages.REFUSED:
+            return Outcome(request, row["code"], row)
+        body = row["body"].encode()
+        sender_body = row["body_for_sender"].encode() if row["body_for_sender"] else body
+        if row["group_id"] is None:
+            recipient_ids = [row["recipient_id"]]
+        else:
+            with self._decider._database.reading() as connection:
+                members = audiences.load(connection, row["group_id"], row["audience_version"])
+            recipient_ids = [user_id for user_id in members if user_id != row["sender_id"]]
+        target = None
+        if row["kind"] == "recall":
+            original = self._recalled[row["target_id"]]._mapping
+            left = original["body"].encode()
+            own = original["body_for_sender"].encode() if original["body_for_sender"] else left
+            target = (original, left, own)
+        return Outcome(request, None, row, body, sender_body, recipient_ids, target)
+
+
+def _repeat(first: Outcome, request: Request) -> Outcome:
+    """Answer a repeat with what stands; the same id with other content is a conflict and changes nothing."""
+    if first.row is None or first.row["content_hash"] != request.content_hash():
+        return Outcome(request, "idempotency_conflict")
+    return Outcome(request, first.code, first.row, first.body, first.sender_body, first.recipient_ids, first.target)

@@ -1,0 +1,122 @@
+"""What clients say over a websocket: heartbeats (ORIG 2.4), and in protocol 2 `ack` and `send`. Never blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import orjson
+import structlog
+
+from models.errors import ModelError, StoreUnavailable
+from models.store.bus import Verdict
+from schemas import frames
+from schemas.params import InvalidParams
+from settings import Settings
+from webapp.auth import Caller, Gatekeeper
+from webapp.errors import FAILURES, ApiError
+from webapp.sending import build_send
+from webapp.services import Acceptor
+from webapp.sockets.closing import CloseCode
+from webapp.sockets.connection import Connection, now_ms
+from webapp.sockets.registry import Registry
+
+log = structlog.get_logger()
+
+
+class Inbound:
+    def __init__(
+        self, settings: Settings, process_id: str, registry: Registry, acceptor: Acceptor, gatekeeper: Gatekeeper
+    ) -> None:
+        self._settings = settings
+        self._process_id = process_id
+        self._registry = registry
+        self._acceptor = acceptor
+        self._gatekeeper = gatekeeper
+
+    def receive(self, connection: Connection, payload: bytes) -> None:
+        """Take one text or binary message. What it does not know it ignores, as the original does."""
+        try:
+            frame = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            if payload == b"ping":
+                connection.send_text(frames.pong(now_ms()))
+            return
+        if not isinstance(frame, dict):
+            return
+        kind = frame.get("type")
+        if kind == "ping":
+            self._heartbeat(connection, frame.get("token"))
+        elif connection.protocol == 2:
+            if kind == "ack" and isinstance(frame.get("cursor"), int):
+                connection.acknowledge(frame["cursor"])
+            elif kind == "send":
+                self._send(connection, frame)
+
+    def _heartbeat(self, connection: Connection, token: Any) -> None:
+        if not token:
+            connection.send_text(frames.pong(now_ms()))
+        else:
+            gevent.spawn(self._check_token, connection, str(token))
+
+    def _check_token(self, connection: Connection, token: str) -> None:
+        try:
+            self._gatekeeper.admit(token)
+        except ApiError as error:
+            # ORIG A12: silence would keep a dead session's socket open.
+            connection.send_text(frames.failure(error.failure.code, "Token 不合法"))
+            connection.end(CloseCode.SESSION_ENDED)
+        except ModelError as error:
+            log.warning("heartbeat_unchecked", user_id=connection.user_id, error=str(error))
+        else:
+            connection.send_text(frames.pong(now_ms()))
+
+    def _send(self, connection: Connection, frame: dict[str, Any]) -> None:
+        ref, message = frame.get("ref"), frame.get("message")
+        if not isinstance(message, dict) or not message.get("clientMsgId"):
+            connection.send_text(frames.send_failed(ref, None, "invalid", "客户端消息编号不能为空"))
+            return
+        if not connection.can_take_send():
+            connection.send_text(
+                frames.send_failed(ref, None, "too_many_sends", self._text("too_many_sends", connection))
+            )
+            return
+        wait = self._registry.open_wait(lambda verdict, body: self._settle(connection, ref, verdict, body))
+        caller = Caller(connection.user_id, "", connection.role, connection.device, connection.session_id)
+        try:
+            request = build_send(caller, self._settings, (self._process_id, wait), message)
+        except (ApiError, InvalidParams) as error:
+            self._registry.close_wait(wait)
+            code = error.failure.code if isinstance(error, ApiError) else "invalid"
+            text = error.text if isinstance(error, InvalidParams) else self._text(code, connection)
+            connection.send_text(frames.send_failed(ref, None, code, text))
+            return
+        connection.refs[request.id] = ref
+
+        def accepted(_: None, error: StoreUnavailable | None) -> None:
+            if error is not None:
+                self._registry.close_wait(wait)
+                connection.refs.pop(request.id, None)
+                failed = frames.send_failed(
+                    ref, request.id, "outcome_unknown", self._text("outcome_unknown", connection)
+                )
+                connection.send_text(failed)
+
+        self._acceptor.submit(request, accepted)
+
+    def _settle(self, connection: Connection, ref: Any, verdict: Verdict, body: bytes | None) -> None:
+        if verdict.code is None and body is not None:
+            connection.settle(verdict.message_id, body, verdict.cursor)
+            return
+        connection.refs.pop(verdict.message_id, None)
+        code = verdict.code or "internal_error"
+        connection.send_text(frames.send_failed(ref, verdict.message_id, code, self._text(code, connection)))
+
+    def refuse(self, user_id: int, device: str, message_id: str, code: str) -> None:
+        """Tell the device's socket that a send of its was refused, unless it was sent over that very socket."""
+        for connection in self._registry.of_user(user_id):
+            if connection.protocol == 2 and connection.device == device and message_id not in connection.refs:
+                connection.send_text(frames.send_failed(None, message_id, code, self._text(code, connection)))
+
+    def _text(self, code: str, connection: Connection) -> str:
+        return FAILURES[code].text(self._settings.language, role=connection.role)
