@@ -52,8 +52,8 @@ class Message(Base):
     code: Mapped[str | None] = mapped_column(String(40))  # why it was refused
     sender_id: Mapped[int] = mapped_column(Integer)
     device: Mapped[str] = mapped_column(String(64))  # the device that sent
-    recipient_id: Mapped[int | None] = mapped_column(Integer)  # one-to-one
-    group_id: Mapped[int | None] = mapped_column(Integer, index=True)
+    recipient_id: Mapped[int | None] = mapped_column(BigInteger)  # one-to-one
+    group_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
     audience_version: Mapped[int | None] = mapped_column(BigInteger)  # group: see audiences.py
     target_id: Mapped[str | None] = mapped_column(String(36))  # recall: the message recalled
     is_recalled: Mapped[bool] = mapped_column(default=False)
@@ -74,6 +74,11 @@ def load_decisions(connection: Connection, message_ids: Sequence[str]) -> dict[s
     """Return the rows that stand for these ids, by id."""
     rows = connection.execute(_DECISION.where(Message.id.in_(message_ids)))
     return {row.id: row for row in rows}
+
+
+def load_decision(connection: Connection, message_id: str) -> Any:
+    """Return the row that stands for an id, None where none does."""
+    return connection.execute(_DECISION.where(Message.id == message_id)).one_or_none()
 
 
 def tombstone(connection: Connection, message_id: str, body: str, body_for_sender: str | None) -> None:

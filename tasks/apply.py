@@ -111,8 +111,8 @@ class Applier:
         for owner_id in outcome.recipient_ids:
             add(owner_id, entry, request.sender_id, outcome.body, is_own=False)
         if row["is_to_sender"]:
-            # A notice comes from nobody's device: the person it is about sees it like everybody else.
-            is_own = request.kind != "notice"
+            # A notice comes from nobody's device, and a group's recall is shown to the recaller too (ORIG 6.5).
+            is_own = request.kind == "send" or (request.kind == "recall" and group_id is None)
             device = request.device if is_own else None
             own = inbox.Entry(shard, position, device, b"" if reference else outcome.sender_body, reference)
             add(request.sender_id, own.encode(), request.to_id, outcome.sender_body, is_own=is_own)
@@ -194,7 +194,8 @@ def _note_deliveries(
         for process_id in live:
             publication = news.of(process_id)
             place = publication.place(entry.body) if cursor else -1
-            own = (request.device, request.id) if entry.is_own else (None, None)
+            own_id = request.id if request.kind == "send" else None  # a recall's result is the route's answer
+            own = (request.device, own_id) if entry.is_own else (None, None)
             publication.deliveries.append(
                 bus.Delivery(append.user_id, answer.epoch, cursor or answer.newest, place, *own)
             )

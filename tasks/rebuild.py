@@ -84,7 +84,7 @@ def _in_order(rows: Sequence[Any]) -> list[Any]:
 
 def _entry(row: Any, user_id: int) -> inbox.Entry:
     """Build the entry a row had in the user's inbox."""
-    is_own = row.sender_id == user_id and row.kind != "notice"
+    is_own = row.sender_id == user_id and (row.kind == "send" or (row.kind == "recall" and row.group_id is None))
     device = row.device if is_own else None
     if row.group_id is not None and row.seq is not None:
         return inbox.Entry(row.shard, row.shard_seq, device, b"", (row.group_id, row.seq))

@@ -25,6 +25,7 @@ from tasks.celery_app import make_celery
 from webapp import cli
 from webapp.api import health, messages
 from webapp.auth import Gatekeeper
+from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
 from webapp.services import Acceptor, new_process_id, open_store
 from webapp.sockets import endpoint
@@ -81,7 +82,10 @@ def create_app(settings: Settings) -> Flask:
     listener = Listener(subscription, process_id, registry, office, inbound, store.call_all)
     app.extensions["hongyan"] = WebProcess(process_id, registry, listener, office, (store, acceptor, listener, office))
 
-    app.register_blueprint(messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry))
+    states = DeliveryStates(database, store, range(settings.outbox_shards))
+    app.register_blueprint(
+        messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry, office, states)
+    )
     app.register_blueprint(health.make_blueprint(process_id, database, store, listener))
     sock = flask_sock.Sock(app)
     endpoint.add_route(sock, gatekeeper, office)

@@ -78,4 +78,5 @@ def token_of(request: Request) -> str | None:
     if token:
         return token
     body: Any = request.get_json(silent=True) if request.is_json else request.form
-    return body.get("token") if hasattr(body, "get") else None
+    token = body.get("token") if hasattr(body, "get") else None
+    return token if isinstance(token, str) else None

@@ -8,6 +8,7 @@ message stands once in its group's log: its entries have an empty body and say w
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,7 +114,8 @@ def tombstone_command(user_id: int, peer_id: int, shard: int, position: int, mes
 
 def acknowledge_command(user_id: int, device: str, epoch: str, cursor: int) -> Command:
     """Record that a device has everything up to `cursor`. Ignored where it is not above what is recorded."""
-    return SCRIPTS["acknowledge"].call([keys.cursor(user_id), keys.inbox(user_id)], [epoch, device, cursor])
+    now_ms = time.time_ns() // 1_000_000
+    return SCRIPTS["acknowledge"].call([keys.cursor(user_id), keys.inbox(user_id)], [epoch, device, cursor, now_ms])
 
 
 def open_command(
@@ -144,6 +146,7 @@ def newest_command(user_id: int) -> Command:
 class DeviceState:
     acknowledged: int
     seen: Mapping[int, int]  # shard -> newest shard_seq acknowledged
+    seen_at_ms: Mapping[int, int] = field(default_factory=dict)  # shard -> when that was
 
 
 def state_command(user_id: int) -> Command:
@@ -153,12 +156,16 @@ def state_command(user_id: int) -> Command:
 def parse_state(answer: Any) -> tuple[str | None, dict[str, DeviceState]]:
     """Return the epoch (None where there is no inbox) and how far each device has acknowledged."""
     fields = _as_mapping(answer)
-    seen: dict[str, dict[int, int]] = {name[2:]: {} for name in fields if name.startswith("d:")}
+    per_shard: dict[str, dict[str, dict[int, int]]] = {"v": {}, "t": {}}
     for name, value in fields.items():
-        if name.startswith("v:"):
+        if name[:2] in ("v:", "t:"):
             device, _, shard = name[2:].rpartition(":")
-            seen.setdefault(device, {})[int(shard)] = int(value)
-    devices = {d: DeviceState(int(fields[f"d:{d}"]), shards) for d, shards in seen.items() if f"d:{d}" in fields}
+            per_shard[name[0]].setdefault(device, {})[int(shard)] = int(value)
+    devices = {
+        name[2:]: DeviceState(int(value), per_shard["v"].get(name[2:], {}), per_shard["t"].get(name[2:], {}))
+        for name, value in fields.items()
+        if name.startswith("d:")
+    }
     return fields.get("epoch"), devices
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import redis
-
 from models.store import keys
-from models.store.connection import SCRIPTS, Command, run
+from models.store.connection import SCRIPTS, Client, Command, run
 
 _BELL_MS = 1_000
 _WORKER_SEEN_MS = 10_000
 
 
-def accept(client: redis.Redis, entries: Mapping[int, Sequence[bytes]]) -> bool:
+def accept(client: Client, entries: Mapping[int, Sequence[bytes]]) -> bool:
     """Append entries to their shards' lists, in order. Return whether a bell should be rung.
 
     Raises StoreUnavailable: appended or not is unknown.
@@ -31,37 +29,43 @@ def accept(client: redis.Redis, entries: Mapping[int, Sequence[bytes]]) -> bool:
     return not heard and run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
 
 
-def answer_bell(client: redis.Redis) -> None:
+def answer_bell(client: Client) -> None:
     """Say that a drain has come: a bell rung from now on is a new one."""
     run(client, [("DEL", keys.BELL), ("SET", keys.WORKER_SEEN, "1", "PX", _WORKER_SEEN_MS)])
 
 
-def needs_bell(client: redis.Redis, shards: Sequence[int]) -> bool:
+def needs_bell(client: Client, shards: Sequence[int]) -> bool:
     """Return whether something waits and no drain is at work. Those at work hear that they should look again."""
     *counts, heard = run(client, [*(("LLEN", keys.outbox(shard)) for shard in shards), ("PUBLISH", keys.DOORBELL, "")])
     return any(counts) and not heard
 
 
-def count_waiting(client: redis.Redis, shards: Sequence[int]) -> dict[int, int]:
+def count_waiting(client: Client, shards: Sequence[int]) -> dict[int, int]:
     """Return how many requests wait in each shard."""
     return dict(zip(shards, run(client, [("LLEN", keys.outbox(shard)) for shard in shards]), strict=True))
 
 
-def read_heads(client: redis.Redis, shards: Sequence[int], most: int) -> dict[int, list[bytes]]:
+def read_heads(client: Client, shards: Sequence[int], most: int) -> dict[int, list[bytes]]:
     """Return the oldest entries of each shard, `most` per shard, without removing them."""
     heads = run(client, [("LRANGE", keys.outbox(shard), 0, most - 1) for shard in shards])
     return dict(zip(shards, heads, strict=True))
 
 
-def take_leases(client: redis.Redis, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:
+def take_leases(client: Client, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:
     """Take or renew leases; return the shards whose lease is ours now."""
     script = SCRIPTS["take_lease"]
     taken = run(client, [script.call([keys.lease(shard)], [token, lease_ms]) for shard in shards])
     return [shard for shard, is_ours in zip(shards, taken, strict=True) if is_ours]
 
 
-def release_leases(client: redis.Redis, shards: Sequence[int], token: str) -> None:
+def release_leases(client: Client, shards: Sequence[int], token: str) -> None:
     run(client, [SCRIPTS["release_lease"].call([keys.lease(shard)], [token]) for shard in shards])
+
+
+def holds(client: Client, shards: Sequence[int], message_id: str) -> bytes | None:
+    """Return the entry of a request that waits, None where none does. Reads the lists, so it is for rare questions."""
+    found = run(client, [SCRIPTS["find_request"].call([keys.outbox(shard)], [message_id]) for shard in shards])
+    return next((entry for entry in found if entry), None)
 
 
 def pop_command(shard: int, token: str, count: int) -> Command:
@@ -74,7 +78,7 @@ def bury_command(shard: int, entry: bytes) -> Command:
     return ("RPUSH", keys.dead(shard), entry)
 
 
-def has_worker(client: redis.Redis) -> bool:
+def has_worker(client: Client) -> bool:
     """Return whether some drain has run within the last seconds."""
     return bool(run(client, [("EXISTS", keys.WORKER_SEEN)])[0])
 
@@ -82,7 +86,7 @@ def has_worker(client: redis.Redis) -> bool:
 class Doorbell:
     """A drain's ear while it is at work. What was published before `listen` is not heard: look at the lists after it."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._subscription: Any = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 
     def listen(self) -> None:

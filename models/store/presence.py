@@ -69,5 +69,9 @@ def find_all_command(user_id: int) -> Command:
     return ("HVALS", keys.online(user_id))
 
 
+def find_devices_command(user_id: int) -> Command:
+    return ("HKEYS", keys.online(user_id))
+
+
 def renew_commands(user_ids: Sequence[int]) -> list[Command]:
     return [("PEXPIRE", keys.online(user_id), LEASE_MS) for user_id in user_ids]

@@ -1,39 +1,46 @@
-"""Sending a message (contract section 4): token, schema, accept, wait for the verdict."""
+"""Sending, recalling and asking after a message (contract sections 4 and 6, ORIG 3.5 and 6.5)."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
 from flask import Blueprint, Response, request
 
 from models.errors import StoreUnavailable
+from models.requests import Request, conversation_key, recall_id
 from schemas import envelope
 from schemas.params import InvalidParams
+from schemas.recall import RECALL_PARAMS
 from settings import Settings
-from webapp.auth import Gatekeeper, token_of
+from webapp.auth import Caller, Gatekeeper, token_of
+from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
 from webapp.sending import build_send
 from webapp.services import Acceptor
+from webapp.sockets.office import SocketOffice
 from webapp.sockets.registry import Registry, VerdictWait
 
 
 def make_blueprint(
-    settings: Settings, process_id: str, gatekeeper: Gatekeeper, acceptor: Acceptor, registry: Registry
+    settings: Settings,
+    process_id: str,
+    gatekeeper: Gatekeeper,
+    acceptor: Acceptor,
+    registry: Registry,
+    office: SocketOffice,
+    states: DeliveryStates,
 ) -> Blueprint:
     blueprint = Blueprint("messages", __name__)
 
-    @blueprint.post("/api/chat/socket/sendmessage")
-    def post_message() -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        with VerdictWait(registry) as wait:
-            accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
-            try:
-                acceptor.accept(accepted)
-            except StoreUnavailable as error:
-                raise ApiError("outcome_unknown") from error
-            waits = "respond-async" not in request.headers.get("Prefer", "")
-            result = wait.get(settings.send_wait_seconds) if waits else None
+    def decided(caller: Caller, accepted: Request, wait: VerdictWait, seconds: float) -> Response:
+        """Accept a request and answer with its verdict, or with 202 where none came in time."""
+        try:
+            acceptor.accept(accepted)
+        except StoreUnavailable as error:
+            raise ApiError("outcome_unknown") from error
+        result = wait.get(seconds) if seconds > 0 else None
         if result is None:
             return _json(envelope.ok({"id": accepted.id, "status": "accepted"}), 202)
         verdict, body = result
@@ -41,6 +48,51 @@ def make_blueprint(
             return _json(envelope.ok_encoded(body), 200)
         failure = FAILURES[verdict.code or "internal_error"]
         return _json(envelope.fail(failure.code, failure.text(settings.language, role=caller.role)), failure.status)
+
+    @blueprint.post("/api/chat/socket/sendmessage")
+    def post_message() -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        with VerdictWait(registry) as wait:
+            accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
+            seconds = 0.0 if "respond-async" in request.headers.get("Prefer", "") else settings.send_wait_seconds
+            return decided(caller, accepted, wait, seconds)
+
+    @blueprint.post("/api/chat/revokeMessage")
+    def post_recall() -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        params = RECALL_PARAMS.read(request.args, read_body())
+        with VerdictWait(registry) as wait:
+            accepted = Request(
+                id=recall_id(caller.user_id, params["id"]),
+                kind="recall",
+                chat_type=params["chatType"],
+                sender_id=caller.user_id,
+                role=caller.role,
+                device=caller.device,
+                to_id=params["to_id"],
+                type="systemNotice",
+                data=params["id"],
+                options=None,
+                created_at_ms=time.time_ns() // 1_000_000,
+                client_msg_id=None,
+                reply_to=(process_id, wait.number),
+                conversation=conversation_key(params["chatType"], caller.user_id, params["to_id"]),
+            )
+            return decided(caller, accepted, wait, settings.send_wait_seconds)
+
+    @blueprint.post("/api/chat/chatGetmessageOffLine")
+    def post_offline() -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        office.wake(caller.user_id)
+        return _json(envelope.ok("ok"), 200)
+
+    @blueprint.get("/api/chat/messages/<message_id>")
+    def get_message(message_id: str) -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        state = states.load(caller.user_id, message_id)
+        if state is None:
+            raise ApiError("not_found")
+        return _json(envelope.ok(state), 200)
 
     return blueprint
 
@@ -50,7 +102,7 @@ def read_body() -> Any:
     if not request.is_json:
         return request.form
     try:
-        body = orjson.loads(request.get_data(cache=False) or b"{}")
+        body = orjson.loads(request.get_data() or b"{}")
     except orjson.JSONDecodeError as error:
         raise InvalidParams("", "请求体不是合法的 JSON") from error
     if not isinstance(body, dict):

@@ -107,10 +107,11 @@ class Listener:
                         if frame is None:
                             frame = shared[place] = encode_frame(frames.single_chat(body, now_ms))
                 connection.deliver(epoch, cursor, body, own_device=own_device, message_id=message_id, frame=frame)
-        for verdict in news.verdicts:
-            self._registry.settle(verdict, encoded[verdict.body] if verdict.body >= 0 else None)
+        # Before the verdicts: what this very socket waits for is answered by its verdict, with its ref.
         for refusal in news.refusals:
             self._inbound.refuse(*refusal)
+        for verdict in news.verdicts:
+            self._registry.settle(verdict, encoded[verdict.body] if verdict.body >= 0 else None)
         for order in news.orders:
             self._office.obey(order)
 

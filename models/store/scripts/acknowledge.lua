@@ -1,7 +1,8 @@
 -- Record that a device has everything up to a cursor, and trim what no device lacks any more.
--- Keeps per device and shard the newest shard_seq acknowledged (v:<device>:<shard>), for the checkpoint in SQL.
+-- Keeps per device and shard the newest shard_seq acknowledged (v:<device>:<shard>), for the checkpoint in SQL and for
+-- the sender's question what became of a message, and when that was (t:<device>:<shard>).
 -- KEYS[1] cursor hash; KEYS[2] inbox list
--- ARGV[1] epoch the cursor belongs to; ARGV[2] device; ARGV[3] cursor
+-- ARGV[1] epoch the cursor belongs to; ARGV[2] device; ARGV[3] cursor; ARGV[4] time in ms
 -- Returns 1 where the device's position rose, else 0
 local fields = redis.call('HGETALL', KEYS[1])
 local state, lowest = {}, nil
@@ -24,7 +25,8 @@ for _, entry in ipairs(redis.call('LRANGE', KEYS[2], from - base, cursor - base 
   seen[shard] = position
 end
 for shard, position in pairs(seen) do
-  redis.call('HSET', KEYS[1], 'v:' .. ARGV[2] .. ':' .. shard, position)
+  local place = ARGV[2] .. ':' .. shard
+  redis.call('HSET', KEYS[1], 'v:' .. place, position, 't:' .. place, ARGV[4])
 end
 redis.call('HSET', KEYS[1], mine, cursor)
 state[mine] = cursor
