@@ -114,11 +114,14 @@ class Drain:
 
     def _read(self) -> Batch:
         self._keep_leases()
-        self._take_free_shards()
-        if not self._fences:
-            return {}
-        heads = outbox.read_heads(self._client, list(self._fences), self._settings.drain_batch_requests)
+        heads, waiting = self._look()
+        if waiting and self._take_free(waiting):
+            heads, _ = self._look()
         return {shard: self._decode(shard, raw) for shard, raw in heads.items() if raw}
+
+    def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:
+        others = [shard for shard in self._shards if shard not in self._fences]
+        return outbox.look(self._client, list(self._fences), others, self._settings.drain_batch_requests)
 
     def _decode(self, shard: int, raw: list[bytes]) -> Head:
         requests = []
@@ -140,19 +143,15 @@ class Drain:
             self._drop_shards(set(self._fences) - set(kept))
             self._renew_at = time.monotonic() + self._settings.drain_lease_seconds / 4
 
-    def _take_free_shards(self) -> None:
-        others = [shard for shard in self._shards if shard not in self._fences]
-        waiting = (
-            [shard for shard, count in outbox.count_waiting(self._client, others).items() if count] if others else []
-        )
-        if not waiting:
-            return
+    def _take_free(self, waiting: Sequence[int]) -> bool:
+        """Take those of the waiting shards that no other drain holds. Return whether there were any."""
         taken = outbox.take_leases(self._client, waiting, self._token, self._lease_ms)
         if taken:
             with self._database.writing() as connection:
                 self._fences.update((shard, shards.draw_fence(connection, shard)) for shard in taken)
             self._decider.forget_order()
             self._renew_at = min(self._renew_at, time.monotonic() + self._settings.drain_lease_seconds / 4)
+        return bool(taken)
 
     def _drop_shards(self, lost: Iterable[int]) -> None:
         for shard in lost:

@@ -40,15 +40,17 @@ def needs_bell(client: Client, shards: Sequence[int]) -> bool:
     return any(counts) and not heard
 
 
-def count_waiting(client: Client, shards: Sequence[int]) -> dict[int, int]:
-    """Return how many requests wait in each shard."""
-    return dict(zip(shards, run(client, [("LLEN", keys.outbox(shard)) for shard in shards]), strict=True))
+def look(
+    client: Client, held: Sequence[int], others: Sequence[int], most: int
+) -> tuple[dict[int, list[bytes]], list[int]]:
+    """Return the oldest entries of the shards we hold, `most` per shard, and which of the others have any.
 
-
-def read_heads(client: Client, shards: Sequence[int], most: int) -> dict[int, list[bytes]]:
-    """Return the oldest entries of each shard, `most` per shard, without removing them."""
-    heads = run(client, [("LRANGE", keys.outbox(shard), 0, most - 1) for shard in shards])
-    return dict(zip(shards, heads, strict=True))
+    Nothing is removed.
+    """
+    heads = [("LRANGE", keys.outbox(shard), 0, most - 1) for shard in held]
+    answers = run(client, [*heads, *(("LLEN", keys.outbox(shard)) for shard in others)])
+    waiting = [shard for shard, count in zip(others, answers[len(held) :], strict=True) if count]
+    return dict(zip(held, answers, strict=False)), waiting
 
 
 def take_leases(client: Client, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:

@@ -24,17 +24,18 @@ _MARK = "geheim"  # in every text, and so in no log
 _USERS = range(1, 21)  # friends in pairs
 _SENDS_A_SECOND = 50.0
 _KILL_EVERY_SECONDS = 4.0
+_UNDER_WAY_SECONDS = 0.03  # about how long 20 messages sent at once take from the first acceptance to the last receipt
 _QUIET_SECONDS = 2.0
 _RECOVERY_SECONDS = 30.0
 
 
 def _send_steadily(
-    instance: Instance, history: History, sender_id: int, to: int, chance: random.Random, stop: threading.Event
+    instance: Instance, history: History, sender_id: int, to: int, start: float, stop: threading.Event
 ) -> None:
-    """Send at a fixed rate, one at a time and without repeating anything, until told to stop."""
+    """Send at a fixed rate from `start` on, one at a time and without repeating anything, until told to stop."""
     client = HttpClient(instance.base, instance.tokens[sender_id])
     interval = len(_USERS) / _SENDS_A_SECOND
-    due = time.monotonic() + chance.uniform(0, interval)
+    due = start
     number = 0
     while not stop.wait(max(0.0, due - time.monotonic())):
         number += 1
@@ -43,14 +44,15 @@ def _send_steadily(
 
 
 @contextmanager
-def _traffic(instance: Instance, history: History, seed: int) -> Iterator[None]:
-    """Have both users of each pair write to each other for as long as the context lasts."""
+def _traffic(instance: Instance, history: History) -> Iterator[None]:
+    """Have both users of each pair write to each other for as long as the context lasts.
+
+    All send at the same moments: spread evenly, for most of the time nothing would be under way that a kill could lose.
+    """
     stop = threading.Event()
+    start = time.monotonic() + 0.1
     senders = [
-        threading.Thread(
-            target=_send_steadily,
-            args=(instance, history, user_id, partner_id, random.Random(f"{seed}:{user_id}"), stop),
-        )
+        threading.Thread(target=_send_steadily, args=(instance, history, user_id, partner_id, start, stop))
         for user_id, partner_id in ((user_id, user_id + 1 if user_id % 2 else user_id - 1) for user_id in _USERS)
     ]
     for sender in senders:
@@ -71,11 +73,8 @@ def _cpu_seconds(instance: Instance, kind: Kind) -> dict[int, float]:
     return seconds
 
 
-def _kill_at_work(instance: Instance, kind: Kind, before: dict[int, float]) -> int:
-    """Kill the process of a kind that did most since `before`, at a moment when something waits to be decided.
-
-    At 50 messages a second nothing is under way for most of the time: a kill at random would often interrupt nobody.
-    """
+def _kill_at_work(instance: Instance, kind: Kind, before: dict[int, float], chance: random.Random) -> int:
+    """Kill the process of a kind that did most since `before`, soon after something was accepted."""
     instance.wait_processes(kind)
     after = _cpu_seconds(instance, kind)
     # Starting costs more than the work of some seconds, so one that has just started is only taken when alone.
@@ -83,6 +82,7 @@ def _kill_at_work(instance: Instance, kind: Kind, before: dict[int, float]) -> i
     victim = max(worked, key=lambda pid: worked[pid])
     with instance.redis() as client:
         wait_until(lambda: bool(client.keys("outbox:*")), 1.0, poll_seconds=0.0)  # an empty list is no key
+    time.sleep(chance.uniform(0.0, _UNDER_WAY_SECONDS))
     os.kill(victim, signal.SIGKILL)
     return victim
 
@@ -116,11 +116,11 @@ def test_nothing_accepted_is_lost_doubled_or_reordered(
         ]
         for receiver in receivers:
             receiver.wait_connected(20.0)
-        with _traffic(instance, history, seed):
+        with _traffic(instance, history):
             for victim in victims:
                 before = _cpu_seconds(instance, victim)
                 time.sleep(_KILL_EVERY_SECONDS)  # the pace of the run, not a wait for something
-                pid = _kill_at_work(instance, victim, before)
+                pid = _kill_at_work(instance, victim, before, chance)
                 print(f"killed {victim} {pid} after {len(history)} events")
             time.sleep(_KILL_EVERY_SECONDS)
         stopped_at = time.monotonic()
