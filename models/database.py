@@ -20,7 +20,8 @@ from sqlalchemy.pool import NullPool
 from models.errors import DatabaseUnavailable
 
 _BUSY_TIMEOUT_MS = 1_000
-_STATEMENT_TIMEOUT_MS = 1_000
+# The last one ends the transaction of a process that was stopped in the middle of it, and frees what it has locked.
+_POSTGRESQL_OPTIONS = "-c statement_timeout=1000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=2000"
 
 
 class Base(DeclarativeBase):
@@ -75,7 +76,7 @@ def engine_options(database_url: str, *, in_threads: bool) -> dict[str, Any]:
         "max_overflow": 5,
         "pool_timeout": 2,
         "pool_pre_ping": True,
-        "connect_args": {"connect_timeout": 2, "options": f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}"},
+        "connect_args": {"connect_timeout": 2, "options": _POSTGRESQL_OPTIONS},
     }
 
 

@@ -50,7 +50,7 @@ def hello(
 
 
 def reset(epoch: str, first: int, last: int) -> bytes:
-    """Entries first..last cannot be replayed: the client fetches history."""
+    """Entries first..last cannot be replayed: the client fetches history. last < first: under a new epoch none is missing."""
     return orjson.dumps({"type": "reset", "epoch": epoch, "from": first, "to": last})
 
 

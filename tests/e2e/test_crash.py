@@ -102,7 +102,7 @@ def test_nothing_accepted_is_lost_doubled_or_reordered(
     chance = random.Random(seed)
     victims: list[Kind] = ["worker", "web", "redis"]
     chance.shuffle(victims)
-    victims.append(chance.choice(victims))
+    victims.append("worker")  # once more: most of what can go wrong goes wrong in a drain
     instance = fresh_instance(DATABASE_URL=database_url)
     instance.seed(len(_USERS), 1)
     history = History()

@@ -194,6 +194,26 @@ def test_an_offline_recipient_gets_everything_in_order(instance: Instance, frien
     assert [message["id"] for message in seen[:-1]] == [body["data"]["id"] for _, body in answers]
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["reads but answers no ping", "reads nothing"])
+def test_what_was_not_acknowledged_is_shown_again(instance: Instance, friends: tuple[int, int], reads: bool) -> None:
+    """What was written to a connection that never answered its ping is shown on the next one, with the same id."""
+    sender_id, recipient_id = friends
+    text = uuid.uuid4().hex
+    deaf = ChatSocket(instance.base, instance.tokens[recipient_id], answer_pings=False, read=reads)
+    assert wait_until(lambda: bool(instance.holders(recipient_id)), 5.0)
+
+    status, body = HttpClient(instance.base, instance.tokens[sender_id]).send(recipient_id, text)
+    assert status == 200
+    if reads:
+        deaf.wait_for_text(text)
+        deaf.wait_for_ping()
+    deaf.drop(abruptly=True)
+
+    assert wait_until(lambda: not instance.holders(recipient_id), 5.0)
+    with _open(instance, recipient_id) as socket:
+        assert socket.wait_for_text(text).data["data"]["id"] == body["data"]["id"]
+
+
 def _ask_flower(instance: Instance, path: str, *, with_password: bool = True) -> tuple[int, str]:
     request = urllib.request.Request(f"http://127.0.0.1:{instance.flower_port}{path}")
     if with_password:

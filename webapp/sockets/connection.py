@@ -165,9 +165,9 @@ class Connection:
             # It may get again what it has been written: not on one connection, so it has to come back (G3).
             self.transport.abort()
             return
-        self.epoch, self.acknowledged, self.written = epoch, acknowledged, acknowledged
+        self.epoch, self.acknowledged, self.written = epoch, acknowledged, max(acknowledged, base)
         self._newest, self._ping_cursor = 0, None
-        self.send_text(frames.reset(epoch, 1, max(base, acknowledged, 1)))
+        self.send_text(frames.reset(epoch, 1, self.written))
 
     def catch_up(self) -> None:
         """Write everything the inbox holds after what was written, until there is nothing newer. May wait."""

@@ -313,7 +313,7 @@ def _starting_point(connected: presence.Connected, resume: Resume | None) -> tup
         return max(connected.acknowledged, connected.base), _overflow(connected.acknowledged, connected.base)
     if resume.epoch != connected.epoch:
         start = max(connected.acknowledged, connected.base)
-        return start, (1, max(start, 1))
+        return start, (1, start)
     if resume.cursor > connected.newest:
         return max(connected.acknowledged, connected.base), (connected.newest + 1, resume.cursor)
     return max(resume.cursor, connected.base), _overflow(resume.cursor, connected.base)
