@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> Flask:
     configure_logs(settings.log_level)
     app = Flask("hongyan", root_path=__path__[0])
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database_url
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(settings.database_url, in_threads=True)
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(settings.database_url, in_one_thread=True)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_max_bytes
     app.config["SOCK_SERVER_OPTIONS"] = {"max_unsent_bytes": settings.socket_outbox_max_bytes}
     db.init_app(app)
