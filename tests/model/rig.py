@@ -30,11 +30,11 @@ from celery import Celery
 from flask import Flask
 from flask_migrate import Migrate, upgrade
 from sqlalchemy import Connection as SqlConnection
-from sqlalchemy import create_engine, delete, event, insert, select
+from sqlalchemy import delete, event, insert, select
 
 from embedded_redis import redis_server_binary, write_config
 from models import friendships, groups, messages, tables, users
-from models.database import Database, db, engine_options, open_database, prepare_engine
+from models.database import Database, db, open_database, prepare_engine
 from models.errors import ModelError, StoreUnavailable
 from models.requests import ChatType, Request, conversation_key, mint_id, recall_id, shard_of
 from models.store import bus, inbox, keys, outbox
@@ -486,7 +486,6 @@ def migrate(database_url: str) -> None:
     """Bring a database up to date with the real migrations."""
     app = Flask("rig")
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(database_url, in_threads=False)
     db.init_app(app)
     Migrate(app, db, directory=str(Path(__file__).resolve().parents[2] / "migrations"), render_as_batch=True)
     with app.app_context():
@@ -497,16 +496,14 @@ def migrate(database_url: str) -> None:
 
 def open_rig_database(database_url: str) -> Database:
     """Open a database as a worker does; a SQLite one does not wait for the disk."""
-    if not database_url.startswith("sqlite"):
-        return open_database(database_url)
-    engine = create_engine(database_url, **engine_options(database_url, in_threads=False))
-    prepare_engine(engine)
+    database = open_database(database_url)
+    if database.is_sqlite:
 
-    @event.listens_for(engine, "connect")
-    def _on_connect(dbapi_connection: Any, _record: Any) -> None:
-        dbapi_connection.execute("PRAGMA synchronous=OFF")
+        @event.listens_for(database.engine, "connect")
+        def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+            dbapi_connection.execute("PRAGMA synchronous=OFF")
 
-    return Database(engine)
+    return database
 
 
 class Rig:
