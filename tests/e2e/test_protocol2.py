@@ -15,6 +15,7 @@ import pytest
 from models.store import inbox, keys
 from models.store.connection import connect, run
 from tests.support.acting import (
+    add_friends,
     device_state,
     empty_inbox,
     has_acknowledged_all,
@@ -209,10 +210,8 @@ def test_an_ack_beyond_what_was_written_is_ignored(instance: Instance, friends: 
 
 def test_an_ack_of_true_is_no_ack_of_one(instance: Instance) -> None:
     """`true` is no cursor, also where it would be the first one: the process goes on serving everybody."""
-    reader_id, sender_id = 17, 18  # nobody writes to them, so the first cursor is still to come
+    reader_id, sender_id = add_friends(instance)
     with open_socket(instance, reader_id, 2) as socket:
-        if device_state(instance, reader_id)[0]:
-            pytest.fail("another test has used these users")
         show_marker(instance, sender_id, reader_id, socket)
         socket.send_json({"type": "ack", "cursor": True})
         began = time.monotonic()
@@ -248,7 +247,7 @@ def test_a_send_over_the_socket_is_answered_by_its_result(instance: Instance, fr
     assert len(_results(socket)) == 1
 
 
-@pytest.mark.parametrize("ref", ["r" * 64, "", 17, -1, None, "鸿雁 \" \\ \n"])
+@pytest.mark.parametrize("ref", ["r" * 64, "", 17, -1, None, '鸿雁 " \\ \n'])
 def test_a_ref_comes_back_as_it_was(instance: Instance, friends: tuple[int, int], ref: Any) -> None:
     """The client's name for a send is a text or a number, and comes back unchanged."""
     with open_socket(instance, friends[0], 2) as socket:
@@ -550,7 +549,9 @@ def test_the_largest_frame_is_taken(instance: Instance, friends: tuple[int, int]
         socket.wait_for(lambda frame: frame.data.get("type") == "pong")
 
 
-@pytest.mark.parametrize("payload", ["{", "[]", "null", '{"type":"unknown"}', '{"type":{}}', "x" * 60_000, "[" * 60_000])
+@pytest.mark.parametrize(
+    "payload", ["{", "[]", "null", '{"type":"unknown"}', '{"type":{}}', "x" * 60_000, "[" * 60_000]
+)
 def test_garbage_is_ignored(instance: Instance, friends: tuple[int, int], payload: str) -> None:
     """What a client says that means nothing changes nothing."""
     with open_socket(instance, friends[0], 2) as socket:

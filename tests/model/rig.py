@@ -275,7 +275,7 @@ class Socket(Transport):
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
-        self.unsent_bytes = 0
+        self.unsent_bytes, self._max_unsent_bytes = 0, 1_048_576
         self.is_closing = False
         self._is_closed = False
 
@@ -311,7 +311,11 @@ class Socket(Transport):
         """Have the client send one frame."""
         if self.is_open and self._on_bytes is not None:
             length = len(payload)
-            head = bytes((0x80 | opcode, 0x80 | length)) if length < 126 else struct.pack("!BBH", 0x80 | opcode, 0xFE, length)
+            head = (
+                bytes((0x80 | opcode, 0x80 | length))
+                if length < 126
+                else struct.pack("!BBH", 0x80 | opcode, 0xFE, length)
+            )
             self._on_bytes(head + b"\0\0\0\0" + payload)
 
     def say_json(self, frame: dict[str, Any]) -> None:
@@ -607,7 +611,7 @@ class Rig:
         recaller_id = by or target.sender_id
         return replace(
             target,
-            id=recall_id(recaller_id, target.id),
+            id=recall_id(recaller_id, target.conversation, target.id),
             kind="recall",
             sender_id=recaller_id,
             to_id=target.to_id if target.chat_type == "group" or recaller_id == target.sender_id else target.sender_id,
@@ -673,5 +677,7 @@ def raising_greenlets() -> Iterator[list[BaseException]]:
     hub: Any = gevent.get_hub()
     errors: list[BaseException] = []
     with ExitStack() as stack:
-        stack.enter_context(patch.object(hub, "handle_error", lambda _context, _kind, value, _trace: errors.append(value)))
+        stack.enter_context(
+            patch.object(hub, "handle_error", lambda _context, _kind, value, _trace: errors.append(value))
+        )
         yield errors

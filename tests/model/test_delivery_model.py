@@ -8,12 +8,13 @@ prints the shortest history found and a blob that repeats it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -34,15 +35,17 @@ from tests.model.rig import GROUP_ID, Moment, RedisServer, Rig, Socket, Worker, 
 from webapp.sockets.office import Resume
 
 _EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "15"))
+_IS_SHRINKING = os.environ.get("MODEL_SHRINK", "1") != "0"  # 0: show the first failure as it was found
 _USERS = (1, 2, 3)
 _PROTOCOLS = {(1, "a"): 1, (1, "b"): 2, (2, "a"): 2, (2, "b"): 2, (3, "a"): 1, (3, "b"): 1}
 
 _users = st.sampled_from(_USERS)
 _devices = st.sampled_from("ab")
+_pairs = st.sampled_from([(1, 2), (2, 1), (3, 2), (1, 0), (2, 0)])  # sender and recipient, 0 = the group
 _which = st.integers(0, 1_000)
 _steps = st.integers(1, 24)
 _moments: st.SearchStrategy[Moment] = st.sampled_from(["before", "part", "after"])
-_news = st.sampled_from(["deliver", "keep", "lose"])
+_news = st.sampled_from(["deliver", "deliver", "keep", "lose"])
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Link:
     pings: list[tuple[bytes, set[Key]]] = field(default_factory=list)  # payload, and what it covers
     answered: int = 0  # pings answered
     reset_to: int | None = None
+    is_orphan: bool = False  # presence forgot it with Redis's data. KNOWN GAP: nothing replaces or revives it then
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -65,8 +69,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         self._server, self._database = server, database
         self.paused: Worker | None = None
 
-    @initialize(inbox_max=st.sampled_from([4, 60]), log_max=st.sampled_from([2, 60]), batch=st.sampled_from([3, 256]))
-    def begin(self, inbox_max: int, log_max: int, batch: int) -> None:
+    @initialize(
+        inbox_max=st.sampled_from([60, 5]),
+        log_max=st.sampled_from([60, 2]),
+        batch=st.sampled_from([256, 3]),
+        connected=st.sampled_from([6, 3, 0]),
+    )
+    def begin(self, inbox_max: int, log_max: int, batch: int, connected: int) -> None:
         self.inbox_max = inbox_max
         self.rig = Rig(
             self._server,
@@ -84,19 +93,42 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.epochs: dict[int, str] = {}
         self.workers = [self.rig.worker(), self.rig.worker()]
         self.count = 0
-        self.checked_verdicts = 0
+        self.restarts = self.losses = 0
+        for place in list(_PROTOCOLS)[:connected]:
+            self.connect(*place, resume="none")
 
     # What is sent
 
-    @rule(sender_id=_users, device=_devices, to=st.sampled_from([0, *_USERS]), named=st.booleans(), socket=st.booleans())
-    def send(self, sender_id: int, device: str, to: int, named: bool, socket: bool) -> None:
+    @rule(
+        sender_id=_users,
+        device=_devices,
+        to=st.sampled_from([0, *_USERS]),
+        named=st.booleans(),
+        socket=st.booleans(),
+        count=st.integers(1, 4),
+    )
+    def send(self, sender_id: int, device: str, to: int, named: bool, socket: bool, count: int) -> None:
         if to == sender_id:
             to = 0
-        self.count += 1
-        name = f"m{self.count}" if named else None
-        if name:
-            self.names[sender_id].append(name)
-        self._send(sender_id, device, to, f"text {self.count}", name, over_socket=socket)
+        for _ in range(count):
+            self.count += 1
+            name = f"m{self.count}" if named else None
+            if name:
+                self.names[sender_id].append(name)
+            self._send(sender_id, device, to, f"text {self.count}", name, over_socket=socket)
+
+    @rule(news=_news, pair=_pairs, count=st.integers(1, 3))
+    def send_and_drain(self, news: str, pair: tuple[int, int], count: int) -> None:
+        self.send(pair[0], "a", pair[1], True, False, count)
+        self.drain(count % 2, news)
+
+    @rule(pair=_pairs, is_drained_between=st.booleans())
+    def send_and_recall(self, pair: tuple[int, int], is_drained_between: bool) -> None:
+        self.send(pair[0], "b", pair[1], False, False, 1)
+        if is_drained_between:
+            self.drain(0, "keep")
+        self.recall(0)
+        self.drain(1, "keep")
 
     @rule(sender_id=_users, device=_devices, which=_which, change=st.sampled_from(["nothing", "text", "recipient"]))
     def repeat(self, sender_id: int, device: str, which: int, change: str) -> None:
@@ -129,7 +161,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def recall(self, which: int) -> None:
         sent = [request for request in self.reference.accepted if request.kind == "send"]
         if sent:
-            request = self.rig.build_recall(sent[-1 - which % min(len(sent), 4)])
+            request = self.rig.build_recall(sent[-1 - which % min(len(sent), 6)])
             self.rig.accept(request)
             self.reference.accept(request, self._decided())
 
@@ -193,18 +225,27 @@ class DeliveryMachine(RuleBasedStateMachine):
             worker, self.paused = self.paused, None
             worker.wake_and_join()
 
+    @precondition(lambda self: self.paused is None)
+    @rule(number=_steps, moment=st.sampled_from(["before", "after"]), news=_news, late=st.integers(0, 5))
+    def overtake_a_drain(self, number: int, moment: Moment, news: str, late: int) -> None:
+        """Stop a drain, let another finish its work, accept more, and wake it."""
+        self.send(1, "a", 2, True, False, 2)
+        self.stop_a_drain(0, number, moment)
+        self.rig.expire_leases()
+        self.drain(1, news)
+        self.send(1, "a", 2, True, False, late)
+        self.wake_the_drain()
+
     def _awake(self, which: int) -> Worker:
         worker = self.workers[which]
         return self.workers[1 - which] if worker is self.paused else worker
 
     # News
 
-    @rule()
-    def hear(self) -> None:
-        self._news("deliver")
-
-    @rule()
-    def compare(self) -> None:
+    @rule(is_heard=st.booleans())
+    def compare(self, is_heard: bool) -> None:
+        if is_heard:
+            self._news("deliver")
         self.rig.web.compare()
         self._consume_all()
 
@@ -224,8 +265,8 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(user_id=_users, device=_devices, resume=st.sampled_from(["mine", "mine", "none", "future", "other epoch"]))
     def connect(self, user_id: int, device: str, resume: str) -> None:
         client, links = self.clients[user_id, device], self.links[user_id, device]
-        if not client.is_known and any(c.is_known for c in self.clients.values() if c.user_id == user_id):
-            client.excused |= {key_of(row) for row in self._stored()}  # a later device starts at the newest
+        if not client.is_known:
+            client.excused |= self._before_the_first_login(user_id)
         claim = None
         if client.protocol == 2 and resume != "none" and client.epoch:
             cursor = client.cursor + (1_000 if resume == "future" else 0)
@@ -243,25 +284,38 @@ class DeliveryMachine(RuleBasedStateMachine):
         self._check_replay(client, link, after if is_mine else None)
         if client.protocol == 2:
             for former in links[:-1]:
-                assert former.socket.close_code == 4409
+                assert former.is_orphan or former.socket.close_code == 4409
+                former.socket.abort()
             del links[:-1]
         self._consume_all()
 
-    @rule(user_id=_users, device=_devices)
-    def disconnect(self, user_id: int, device: str) -> None:
+    def _before_the_first_login(self, user_id: int) -> set[Key]:
+        """Return what a new device need not get: the first of a user starts at the oldest entry, others at the newest."""
+        if any(client.is_known for client in self.clients.values() if client.user_id == user_id):
+            return {key_of(row) for row in self._stored()}
+        state = self.rig.cursor_state(user_id)
+        applied = [row for row in self._stored() if row["shard_seq"] <= int(state.get(f"s:{row['shard']}", "0"))]
+        return {key_of(row) for row in applied} - set(self._inbox(user_id).values())
+
+    @rule(which=_which)
+    def disconnect(self, which: int) -> None:
         """Close the live connection; an older one of a legacy client becomes live again."""
-        links = self.links[user_id, device]
-        if links:
-            links.pop().socket.abort()
+        client = self._some_live(which)
+        if client is not None:
+            self.links[client.user_id, client.device].pop().socket.abort()
             self.rig.web.let_run()
             self._consume_all()
 
-    @rule(user_id=_users, device=_devices, is_old=st.booleans())
-    def answer_ping(self, user_id: int, device: str, is_old: bool) -> None:
-        client, links = self.clients[user_id, device], self.links[user_id, device]
-        if not links or not links[-1].pings:
+    def _some_live(self, which: int, protocol: int | None = None) -> Client | None:
+        live = [c for place, c in self.clients.items() if self.links[place] and protocol in (None, c.protocol)]
+        return live[which % len(live)] if live else None
+
+    @rule(which=_which, is_old=st.booleans())
+    def answer_ping(self, which: int, is_old: bool) -> None:
+        client = self._some_live(which, 1)
+        if client is None or not self.links[client.user_id, client.device][-1].pings:
             return
-        link = links[-1]
+        link = self.links[client.user_id, client.device][-1]
         if is_old or link.answered == len(link.pings):
             link.socket.say(link.pings[max(link.answered - 1, 0)][0] if link.answered else b"0000:1", opcode=0xA)
         else:
@@ -271,13 +325,13 @@ class DeliveryMachine(RuleBasedStateMachine):
             self._acknowledge(client, covered)
         self._consume_all()
 
-    @rule(user_id=_users, device=_devices, back=st.integers(-2, 3))
-    def acknowledge(self, user_id: int, device: str, back: int) -> None:
-        client, links = self.clients[user_id, device], self.links[user_id, device]
-        if not links or client.protocol == 1 or links[-1].reset_to is not None:
+    @rule(which=_which, back=st.integers(-2, 3))
+    def acknowledge(self, which: int, back: int) -> None:
+        client = self._some_live(which, 2)
+        if client is None:
             return
         cursor = client.cursor - back
-        links[-1].socket.say_json({"type": "ack", "cursor": cursor})
+        self.links[client.user_id, client.device][-1].socket.say_json({"type": "ack", "cursor": cursor})
         if back >= 0:
             self._acknowledge(client, {key for at, key in client.by_cursor.items() if at <= cursor})
 
@@ -289,12 +343,16 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     # Redis
 
+    @precondition(lambda self: self.restarts < 2)
     @rule()
     def restart_redis(self) -> None:
+        self.restarts += 1
         self.rig.server.restart()
 
+    @precondition(lambda self: self.losses < 2 and self.count >= 8 * (1 + self.losses))
     @rule()
     def empty_redis(self) -> None:
+        self.losses += 1
         self._consume_all()
         self.check_inboxes()
         self.rig.server.empty()
@@ -304,10 +362,14 @@ class DeliveryMachine(RuleBasedStateMachine):
             client.forgotten |= client.acknowledged
             client.acknowledged = set()
             if client.is_known and not self._has_checkpoint(client):
-                client.excused |= stored  # KNOWN GAP: see test_a_device_that_never_acknowledged_keeps_its_tail
+                # KNOWN GAP: such a device is forgotten; see test_a_device_that_never_acknowledged_keeps_its_tail
+                client.excused |= stored
+                client.is_known = False
             for former in self.links[place][:-1]:
-                former.socket.abort()  # KNOWN GAP: an older connection of a legacy device is never revived then
+                former.socket.abort()
             del self.links[place][:-1]
+            for link in self.links[place]:
+                link.is_orphan = True
         self.epochs.clear()
 
     def _has_checkpoint(self, client: Client) -> bool:
@@ -320,7 +382,15 @@ class DeliveryMachine(RuleBasedStateMachine):
         for place, links in self.links.items():
             for link in links:
                 self._consume(self.clients[place], link)
+                if link.is_orphan and not link.socket.is_open:
+                    self._meet_again(self.clients[place])
             self.links[place] = [link for link in links if link.socket.is_open]
+
+    def _meet_again(self, client: Client) -> None:
+        """Take note that a device which Redis forgot has registered itself anew by reading its inbox."""
+        if not client.is_known:
+            client.excused |= {key_of(row) for row in self._stored()}
+            client.is_known = True
 
     def _consume(self, client: Client, link: Link) -> None:
         frames, link.read = link.socket.frames[link.read :], len(link.socket.frames)
@@ -344,6 +414,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             client.by_cursor = {}
         client.epoch, client.cursor, link.reset_to = frame["epoch"], -1, frame["to"]
         link.shown.clear()
+        self._meet_again(client)
         link.hello["cursor"] = max(link.hello.get("cursor", 0), frame["to"]) if link.order else link.hello["cursor"]
         still_there = set(self._inbox(client.user_id).values())
         client.excused |= {key_of(row) for row in self._stored()} - still_there - client.seen
@@ -375,14 +446,15 @@ class DeliveryMachine(RuleBasedStateMachine):
         entries = self._inbox(client.user_id)
         rows = {key_of(row): row for row in self._stored()}
         theirs = [
-            key for key in entries.values() if is_entitled(rows[key], client.user_id, client.device, client.protocol, _USERS)
+            key
+            for key in entries.values()
+            if is_entitled(rows[key], client.user_id, client.device, client.protocol, _USERS)
         ]
         assert [key for key in theirs if key in link.shown] == link.order, f"{client}: not in the order of the inbox"
         if after is not None:
             expected = {key for cursor, key in entries.items() if cursor > after}
             assert link.shown == expected, f"{client}: resumed after {after}"
-        missing = set(theirs) - link.shown - client.acknowledged - client.forgotten
-        missing -= client.excused - client.seen
+        missing = set(theirs) - link.shown - client.acknowledged - client.forgotten - client.excused
         assert after is not None or not missing, f"{client}: not sent again: {missing}"
 
     # What holds at all times
@@ -391,8 +463,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def check_rows(self) -> None:
         self.reference.check_rows(self._rows(), is_final=False)
         rows = {row["id"]: row for row in self._rows()}
-        verdicts = self.rig.verdicts()
-        for verdict in verdicts[self.checked_verdicts :]:
+        for verdict in self.rig.verdicts():
             is_conflict = verdict.code == "idempotency_conflict"
             assert is_conflict or rows[verdict.message_id]["code"] == verdict.code
         assert self.rig.dead() == []
@@ -439,6 +510,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         if self.paused is not None:
             worker, self.paused = self.paused, None
             worker.wake_and_join()
+        if sys.exc_info()[0] is not None:
+            return  # a step has failed: that is what is to be seen
         self.rig.expire_leases()
         self.rig.drain()
         assert self.rig.waiting() == []
@@ -497,14 +570,16 @@ def _run(server: RedisServer, database: Database, examples: int) -> None:
                 max_examples=examples,
                 stateful_step_count=50,
                 deadline=None,
+                phases=[phase for phase in Phase if phase is not Phase.shrink or _IS_SHRINKING],
                 print_blob=True,
+                report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck),
             ),
         )
     assert not errors
 
 
-@pytest.mark.timeout(max(300, 20 * _EXAMPLES))
+@pytest.mark.timeout(max(900, 30 * _EXAMPLES))
 def test_delivery_keeps_its_promises(redis_server: RedisServer, rig_database: Database) -> None:
     """Whatever happens in whatever order, what clients see is what the reference allows."""
     is_sqlite = rig_database.is_sqlite

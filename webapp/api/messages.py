@@ -17,6 +17,7 @@ from settings import Settings
 from webapp.auth import Caller, Gatekeeper, token_of
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
+from webapp.language import language_of_request
 from webapp.sending import build_send
 from webapp.services import Acceptor
 from webapp.sockets.office import SocketOffice
@@ -47,7 +48,8 @@ def make_blueprint(
         if verdict.code is None and body is not None:
             return _json(envelope.ok_encoded(body), 200)
         failure = FAILURES[verdict.code or "internal_error"]
-        return _json(envelope.fail(failure.code, failure.text(settings.language, role=caller.role)), failure.status)
+        text = failure.text(language_of_request(settings.language), role=caller.role)
+        return _json(envelope.fail(failure.code, text), failure.status)
 
     @blueprint.post("/api/chat/socket/sendmessage")
     def post_message() -> Response:
@@ -61,9 +63,10 @@ def make_blueprint(
     def post_recall() -> Response:
         caller = gatekeeper.admit(token_of(request))
         params = RECALL_PARAMS.read(request.args, read_body())
+        conversation = conversation_key(params["chatType"], caller.user_id, params["to_id"])
         with VerdictWait(registry) as wait:
             accepted = Request(
-                id=recall_id(caller.user_id, params["id"]),
+                id=recall_id(caller.user_id, conversation, params["id"]),
                 kind="recall",
                 chat_type=params["chatType"],
                 sender_id=caller.user_id,
@@ -76,7 +79,7 @@ def make_blueprint(
                 created_at_ms=time.time_ns() // 1_000_000,
                 client_msg_id=None,
                 reply_to=(process_id, wait.number),
-                conversation=conversation_key(params["chatType"], caller.user_id, params["to_id"]),
+                conversation=conversation,
             )
             return decided(caller, accepted, wait, settings.send_wait_seconds)
 

@@ -96,11 +96,11 @@ class SocketOffice:
         self._registry.add(connection)
         try:
             connected = self._register(connection)
+            if connected.former is not None:
+                self._order(connection.user_id, connected.former, "replace")
         except ModelError:
-            self._registry.remove(connection)
+            self.closed(connection)
             raise
-        if connected.former is not None:
-            self._order(connection.user_id, connected.former, "replace")
         start, gap = _starting_point(connected, resume)
         connection.begin(
             connected.epoch or "", connected.acknowledged, start, self._greetings(connection, connected, gap)
