@@ -66,12 +66,13 @@ def test_a_reader_who_stops_reading_is_cut_off(narrow: Instance, v: int) -> None
     ids: list[str] = []
 
     with open_socket(narrow, bystander_id) as bystander:
-        while live_place(narrow, reader_id) == place:
-            assert len(ids) * len(_BIG_TEXT) < _KERNEL_BYTES, "the stalled reader was never dropped"
+        while live_place(narrow, reader_id) == place and len(ids) * len(_BIG_TEXT) < _KERNEL_BYTES:
             ids += _send_big(narrow, sender_id, reader_id, 10)
             began = time.monotonic()
             show_marker(narrow, friend_id, bystander_id, bystander)
             worst = max(worst, time.monotonic() - began)
+        # Protocol 2 has a second to take its close frame.
+        assert wait_until(lambda: live_place(narrow, reader_id) != place, 5.0), "the stalled reader was never dropped"
     print(f"dropped after {len(ids)} messages; slowest bystander {worst * 1000:.0f} ms")
     stalled.drop()
 

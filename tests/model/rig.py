@@ -77,6 +77,7 @@ class Steps:
         self.paused, self.woken = threading.Event(), threading.Event()
         self._crash_at: tuple[int, Moment] | None = None
         self._pause_at: tuple[int, Moment] | None = None
+        self._pause_name: tuple[str, int] | None = None
 
     def crash_at(self, number: int, moment: Moment) -> None:
         """End the drain at its step `number` (from 1): before it, after it, or when half of it has taken place."""
@@ -88,19 +89,21 @@ class Steps:
         self.woken.clear()
         self.names, self._pause_at = [], (number, moment)
 
-    def die_when_woken(self) -> None:
-        """Kill the drain that stands still: it never goes on."""
-        self.is_dead = True
-        self.woken.set()
+    def pause_at_name(self, name: str, which: int, moment: Moment) -> None:
+        """Stop the drain at the step of that name, the `which`-th one."""
+        self.pause_at(0, moment)
+        self._pause_name = (name, which)
 
     def run_on(self) -> None:
         """Disturb nothing, and count from 1 again."""
-        self.names, self._crash_at, self._pause_at = [], None, None
+        self.names, self._crash_at, self._pause_at, self._pause_name = [], None, None, None
 
     def begin(self, name: str) -> int:
         if self.is_dead:
             raise Crash  # `finally` blocks run on our side of the process's death: they must not reach anything
         self.names.append(name)
+        if self._pause_at is not None and self._pause_name == (name, self.names.count(name)):
+            self._pause_at = (len(self.names), self._pause_at[1])
         self._disturb(len(self.names), "before")
         return len(self.names)
 
@@ -160,7 +163,7 @@ class SteppedClient:
         return SteppedPipeline(self._client, self._steps, self._published)
 
     def pubsub(self, **options: Any) -> Any:
-        return self._client.pubsub(**options)
+        return self._client.pubsub(**options)  # type: ignore[no-untyped-call]
 
 
 class SteppedPipeline:
@@ -234,6 +237,14 @@ class Worker:
     def start_until_paused(self, number: int, moment: Moment) -> bool:
         """Start, and return when the drain has stopped at that step. False: it was through before."""
         self.steps.pause_at(number, moment)
+        return self._start_until_paused()
+
+    def start_until_paused_at(self, name: str, moment: Moment, *, which: int = 1) -> bool:
+        """Start, and return when the drain has stopped at the `which`-th step of that name. False: it was through before."""
+        self.steps.pause_at_name(name, which, moment)
+        return self._start_until_paused()
+
+    def _start_until_paused(self) -> bool:
         self.start()
         assert self._thread is not None
         deadline = time.monotonic() + _PATIENCE_SECONDS

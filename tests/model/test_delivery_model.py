@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,7 +27,7 @@ from hypothesis.stateful import (
 from models import positions
 from models.bodies import Message
 from models.database import Database
-from models.requests import ChatType, Request
+from models.requests import ChatType
 from models.store import keys
 from tests.model.reference import Client, Key, Reference, is_entitled, key_of
 from tests.model.rig import GROUP_ID, Moment, RedisServer, Rig, Socket, Worker, raising_greenlets
@@ -59,6 +58,7 @@ class Link:
     order: list[Key] = field(default_factory=list)
     pings: list[tuple[bytes, set[Key]]] = field(default_factory=list)  # payload, and what it covers
     answered: int = 0  # pings answered
+    is_from_future: bool = False  # its client claimed a cursor that was never given
     reset_to: int | None = None
     is_orphan: bool = False  # presence forgot it with Redis's data. KNOWN GAP: nothing replaces or revives it then
 
@@ -271,13 +271,15 @@ class DeliveryMachine(RuleBasedStateMachine):
         if client.protocol == 2 and resume != "none" and client.epoch:
             cursor = client.cursor + (1_000 if resume == "future" else 0)
             claim = Resume(cursor, "0" * 8 if resume == "other epoch" else client.epoch)
-        is_mine = claim is not None and resume == "mine" and claim.epoch == self._epoch(user_id)
+        is_of_epoch = claim is not None and claim.epoch == self._epoch(user_id)
+        is_mine = is_of_epoch and resume == "mine"
         if is_mine and self._base(user_id) <= client.cursor:
             client.acknowledged |= {key for cursor, key in client.by_cursor.items() if cursor <= client.cursor}
         elif claim is None and client.protocol == 2:
             client.cursor = -1  # it asks for what it has not acknowledged
         after = client.cursor
         link = Link(self.rig.web.connect(user_id, device, client.protocol, claim))
+        link.is_from_future = is_of_epoch and resume == "future"
         client.is_known = True
         links.append(link)
         self._consume(client, link)
@@ -406,8 +408,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             elif frame.json.get("type") in ("singleChat", "sendResult"):
                 self._take_message(client, link, frame.json)
         if link.reset_to is not None and client.cursor == -1 and link.socket.is_open:
-            client.cursor = min(link.reset_to, max(link.hello["cursor"], 0)) if link.reset_to >= 0 else 0
-        link.reset_to = None
+            client.cursor = link.hello["cursor"] if link.is_from_future else link.reset_to
+        link.reset_to, link.is_from_future = None, False
 
     def _take_reset(self, client: Client, link: Link, frame: Message) -> None:
         if client.epoch != frame["epoch"]:
@@ -415,7 +417,6 @@ class DeliveryMachine(RuleBasedStateMachine):
         client.epoch, client.cursor, link.reset_to = frame["epoch"], -1, frame["to"]
         link.shown.clear()
         self._meet_again(client)
-        link.hello["cursor"] = max(link.hello.get("cursor", 0), frame["to"]) if link.order else link.hello["cursor"]
         still_there = set(self._inbox(client.user_id).values())
         client.excused |= {key_of(row) for row in self._stored()} - still_there - client.seen
 
@@ -564,8 +565,8 @@ class DeliveryMachine(RuleBasedStateMachine):
 
 def _run(server: RedisServer, database: Database, examples: int) -> None:
     with raising_greenlets() as errors:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            lambda: DeliveryMachine(server, database),
+        run_state_machine_as_test(
+            cast(type[RuleBasedStateMachine], lambda: DeliveryMachine(server, database)),
             settings=settings(
                 max_examples=examples,
                 stateful_step_count=50,

@@ -183,15 +183,15 @@ class Connection:
             if not self._await_room():
                 self.drop_slow()
                 break
-            heard_of = self._newest
+            heard_of, epoch = self._newest, self.epoch
             try:
                 page = self._office.read_inbox(self, _PAGE_ENTRIES)
             except ModelError as error:
                 log.warning("inbox_unreadable", user_id=self.user_id, error=str(error))
                 gevent.sleep(_RETRY_SECONDS)
                 continue
-            if page.epoch != self.epoch or not self.is_live:
-                continue  # the office has adopted another epoch meanwhile
+            if page.epoch != epoch or not self.is_live:
+                continue  # the office has adopted another epoch meanwhile, and the page was read by a cursor of before
             if not self._take_page(page):
                 self.drop_slow()
                 break

@@ -283,8 +283,13 @@ class SocketOffice:
 
     def _renew_presence(self) -> None:
         users = self._registry.user_ids()
-        if users:
-            self._store.call_all(presence.renew_commands(users))
+        renewed = self._store.call_all(presence.renew_commands(users)) if users else []
+        for user_id, is_there in zip(users, renewed, strict=True):
+            if not is_there:
+                # It ran out while this process was stalled: nobody would publish to these sockets any more.
+                for connection in self._registry.of_user(user_id):
+                    if connection.is_live:
+                        self._register(connection)
 
     def _heartbeats(self) -> None:
         """Beat each connection once per interval, spread over it, so that 10,000 sockets are not one burst."""
