@@ -26,7 +26,9 @@ from models.database import Base, insert_missing
 from models.users import now_utc
 
 ACTIVE = 1
+MUTED = 0  # a membership ORIG muted by its status: receives, may not send (C20)
 PENDING = 2  # a membership that waits for the owner's approval
+UNTIL_LIFTED = -1  # of `muted_until_ms`
 
 
 class Group(Base):

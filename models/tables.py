@@ -1,6 +1,9 @@
 """Every table of the database. Importing this module makes `db.metadata` whole, for migrations and tests."""
 
 from models.audiences import Audience
+from models.blocks import Block
+from models.first_contacts import FirstContact
+from models.follows import Follow
 from models.friendships import Friendship
 from models.groups import Group, GroupMember
 from models.messages import Message
@@ -12,8 +15,11 @@ from models.users import User
 
 __all__ = [
     "Audience",
+    "Block",
     "ChatSession",
     "DevicePosition",
+    "FirstContact",
+    "Follow",
     "Friendship",
     "Group",
     "GroupMember",
