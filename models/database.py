@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import StaticPool
 
 from models.errors import DatabaseUnavailable
 
@@ -63,13 +63,13 @@ class Database:
             yield connection
 
 
-def engine_options(database_url: str, *, in_threads: bool) -> dict[str, Any]:
-    """Options of `create_engine`. `in_threads`: calls come from gevent's native threads, which cannot share connections."""
+def engine_options(database_url: str, *, in_one_thread: bool) -> dict[str, Any]:
+    """Options of `create_engine`. `in_one_thread`: all calls come from one thread, so SQLite needs one connection."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}}
-        if in_threads:
-            options["poolclass"] = NullPool
+        if in_one_thread:
+            options["poolclass"] = StaticPool
         return options
     return {
         "pool_size": 5,
@@ -82,7 +82,7 @@ def engine_options(database_url: str, *, in_threads: bool) -> dict[str, Any]:
 
 def open_database(database_url: str) -> Database:
     """Give the database of a process without Flask (a Celery worker, a test)."""
-    engine = create_engine(database_url, **engine_options(database_url, in_threads=False))
+    engine = create_engine(database_url, **engine_options(database_url, in_one_thread=False))
     prepare_engine(engine)
     return Database(engine)
 

@@ -9,6 +9,7 @@ from models.groups import Group, GroupMember
 from models.messages import Message
 from models.notices import PendingNotice
 from models.positions import DevicePosition
+from models.read_markers import ReadMarker
 from models.sessions import ChatSession
 from models.shards import Shard
 from models.users import User
@@ -25,6 +26,7 @@ __all__ = [
     "GroupMember",
     "Message",
     "PendingNotice",
+    "ReadMarker",
     "Shard",
     "User",
 ]

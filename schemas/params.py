@@ -37,24 +37,35 @@ def as_text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, int | float):
         return str(value)
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:  # orjson reads deeper than it writes
+        raise ValidationError("参数嵌套过深") from error
 
 
 class TextParam(fields.Field[str]):
-    """A text of `min` to `max` characters, or one of `choices`."""
+    """A text of `min` to `max` characters, or one of `choices`. is_strict: an invalid one is not replaced by the default."""
 
     def __init__(
-        self, label: str, *, min: int = 0, max: int = 0, choices: Sequence[str] = (), default: str | None = None
+        self,
+        label: str,
+        *,
+        min: int = 0,
+        max: int = 0,
+        choices: Sequence[str] = (),
+        default: str | None = None,
+        is_strict: bool = False,
     ) -> None:
         super().__init__(required=default is None, load_default=missing if default is None else default)
         self.label, self.min, self.max, self.choices, self.default = label, min, max, choices, default
+        self.is_strict = is_strict
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
         text = as_text(value)
         fault = self._fault(text)
         if fault is None:
             return text
-        if self.default is not None:
+        if self.default is not None and not self.is_strict:
             return self.default
         raise ValidationError(fault)
 

@@ -17,7 +17,8 @@ class SendParams(Params):
     type = TextParam("消息类型", choices=USER_TYPES)
     data = TextParam("消息内容")
     options = TextParam("额外参数json字符串", default="")
-    clientMsgId = TextParam("客户端消息编号", min=1, max=64, default="")
+    # Strict: a repeat of a send whose number was dropped would be a second message.
+    clientMsgId = TextParam("客户端消息编号", min=1, max=64, default="", is_strict=True)
 
 
 SEND_PARAMS = SendParams()
@@ -26,6 +27,9 @@ SEND_PARAMS = SendParams()
 def decode_options(text: str) -> Any:
     """Decode `options` as the seed does: percent-decoded, then JSON; null where either fails."""
     try:
-        return orjson.loads(unquote(text, errors="strict"))
-    except (orjson.JSONDecodeError, UnicodeDecodeError):
+        options = orjson.loads(unquote(text, errors="strict"))
+        # orjson reads four times as deep as it writes, and this will be written inside a Message.
+        orjson.dumps([[options]])
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, UnicodeDecodeError):
         return None
+    return options

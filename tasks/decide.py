@@ -139,12 +139,18 @@ class _Decision:
         self._outcomes: dict[str, Outcome] = {}  # by request id
         self._seqs: dict[str, int] = {}
         self._first_contacts: dict[tuple[int, int], Request] = {}  # made in this batch
+        self._left: dict[str, tuple[bytes, bytes]] = {}  # by id of what this batch recalls: what is left of it
 
     def commit(self) -> dict[int, list[Outcome]]:
         decided = {shard: [self._outcome(shard, r) for r in requests] for shard, requests in self._batch.items()}
         if self._rows:
             self._insert()
-        return decided
+        return {shard: [self._as_left(outcome) for outcome in outcomes] for shard, outcomes in decided.items()}
+
+    def _as_left(self, outcome: Outcome) -> Outcome:
+        """Give a message that its own batch recalls as what is left of it: nobody is shown it in full any more."""
+        left = self._left.get(outcome.request.id) if outcome.code is None else None
+        return replace(outcome, body=left[0], sender_body=left[1]) if left else outcome
 
     def give_up(self) -> Outcome:
         ((shard, (request,)),) = self._batch.items()
@@ -213,10 +219,14 @@ class _Decision:
 
     def _verdict(self, request: Request) -> policy.Verdict:
         if request.chat_type == "group":
-            return policy.decide_group(policy.speaker_facts(request, self._facts, self._now_ms))
+            return policy.decide_group(
+                policy.speaker_facts(request.sender_id, request.to_id, self._facts, self._now_ms)
+            )
         pair = (request.sender_id, request.to_id)
         contact = "open" if pair in self._first_contacts else self._contacts.get(pair)
-        return policy.decide_single(policy.single_facts(request, self._facts, contact))
+        return policy.decide_single(
+            policy.single_facts(request.sender_id, request.role, request.to_id, self._facts, contact)
+        )
 
     def _tell_notice(self, shard: int, request: Request) -> Outcome:
         notice = orjson.loads(request.data)
@@ -241,6 +251,7 @@ class _Decision:
         seen = [orjson.loads(view) for view in views]
         told = [bodies.encode(bodies.recall_message(m, name, self._now_ms, is_group=is_group)) for m in seen]
         left = [bodies.encode(bodies.tombstone_message(m)) for m in seen]
+        self._left[request.data] = (left[0], left[1])
         row = self._stored(shard, request, None, told[0], told[1])
         outcome = Outcome(
             request, None, row.row, told[0], told[1], row.recipient_ids, target=(target, left[0], left[1])
@@ -249,11 +260,9 @@ class _Decision:
 
     def _recall_target(self, request: Request) -> Mapping[str, Any] | None:
         """Return the row of the message to recall, which may stand in this very batch."""
-        in_batch = self._outcomes.get(request.data)
-        if in_batch is not None and in_batch.row is not None:
-            return in_batch.row
-        row = self._recalled.get(request.data)
-        return row._mapping if row is not None else None
+        in_batch, stands = self._outcomes.get(request.data), self._recalled.get(request.data)
+        row = in_batch.row if in_batch is not None else stands._mapping if stands is not None else None
+        return {**row, "is_recalled": True} if row is not None and request.data in self._left else row
 
     def _next_seq(self, conversation: str) -> int:
         seq = self._seqs.get(conversation, self._decider._last_seqs.get(conversation, 0)) + 1

@@ -139,7 +139,7 @@ class Drain:
 
     def _keep_leases(self) -> None:
         if self._fences and time.monotonic() >= self._renew_at:
-            kept = outbox.take_leases(self._client, list(self._fences), self._token, self._lease_ms)
+            kept = outbox.renew_leases(self._client, list(self._fences), self._token, self._lease_ms)
             self._drop_shards(set(self._fences) - set(kept))
             self._renew_at = time.monotonic() + self._settings.drain_lease_seconds / 4
 

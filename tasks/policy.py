@@ -100,25 +100,25 @@ def is_muted(until_ms: int, now_ms: int) -> bool:
     return until_ms == UNTIL_LIFTED or until_ms > now_ms
 
 
-def single_facts(request: Request, facts: Facts, contact: str | None) -> SingleFacts:
+def single_facts(sender_id: int, role: str, to_id: int, facts: Facts, contact: str | None) -> SingleFacts:
     """Pick the facts of one send from those of its batch."""
     return SingleFacts(
-        role=request.role,
-        is_self=request.to_id == request.sender_id,
-        recipient=facts.users.get(request.to_id),
-        theirs=facts.relations.get((request.to_id, request.sender_id), NO_RELATION),
-        mine=facts.relations.get((request.sender_id, request.to_id), NO_RELATION),
+        role=role,
+        is_self=to_id == sender_id,
+        recipient=facts.users.get(to_id),
+        theirs=facts.relations.get((to_id, sender_id), NO_RELATION),
+        mine=facts.relations.get((sender_id, to_id), NO_RELATION),
         contact=contact,
     )
 
 
-def speaker_facts(request: Request, facts: Facts, now_ms: int) -> SpeakerFacts:
+def speaker_facts(sender_id: int, group_id: int, facts: Facts, now_ms: int) -> SpeakerFacts:
     """Pick the facts of one group send from those of its batch."""
-    group = facts.groups.get(request.to_id)
+    group = facts.groups.get(group_id)
     return SpeakerFacts(
         group=group,
-        member=group.members.get(request.sender_id) if group else None,
-        is_owner=group is not None and group.owner_id == request.sender_id,
+        member=group.members.get(sender_id) if group else None,
+        is_owner=group is not None and group.owner_id == sender_id,
         now_ms=now_ms,
     )
 

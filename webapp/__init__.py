@@ -23,7 +23,7 @@ from schemas.params import InvalidParams
 from settings import Settings
 from tasks.celery_app import make_celery
 from webapp import cli
-from webapp.api import health, messages
+from webapp.api import health, history, messages, relations
 from webapp.auth import Gatekeeper
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> Flask:
     configure_logs(settings.log_level)
     app = Flask("hongyan", root_path=__path__[0])
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database_url
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(settings.database_url, in_threads=True)
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(settings.database_url, in_one_thread=True)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_max_bytes
     app.config["SOCK_SERVER_OPTIONS"] = {"max_unsent_bytes": settings.socket_outbox_max_bytes}
     db.init_app(app)
@@ -86,6 +86,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(
         messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry, office, states)
     )
+    app.register_blueprint(history.make_blueprint(gatekeeper, database))
+    app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(health.make_blueprint(process_id, database, store, listener))
     sock = flask_sock.Sock(app)
     endpoint.add_route(sock, gatekeeper, office)

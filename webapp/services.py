@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import gevent
 import structlog
 from celery import Celery
+from gevent.threadpool import ThreadPool
 
 from models.database import Database
 from models.errors import StoreUnavailable
@@ -99,10 +101,19 @@ def new_process_id() -> str:
 
 
 def offload(database: Database, function: Callable[..., Result], *args: Any) -> Result:
-    """Call a function that talks to SQL. SQLite blocks the whole process, so it runs in gevent's native threads."""
+    """Call a function that talks to SQL. SQLite would block the whole process, so it has a native thread of its own.
+
+    One thread, not several: gevent has replaced the locks that SQLAlchemy takes, and two native threads that meet at such
+    a lock may wait for ever (seen when forty users connected to a process that had just started).
+    """
     if database.is_sqlite:
-        return gevent.get_hub().threadpool.apply(function, args)
+        return _sql_thread().apply(function, args)
     return function(*args)
+
+
+@cache
+def _sql_thread() -> ThreadPool:
+    return ThreadPool(1)
 
 
 def open_store(settings: Settings) -> Redis:

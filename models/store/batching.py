@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import gevent
+import structlog
 from gevent.event import AsyncResult, Event
 
 from models.errors import StoreUnavailable
+
+log = structlog.get_logger()
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -75,6 +78,12 @@ class Batcher(Generic[Item, Answer]):
                 self._put_back(batch, error)
                 gevent.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                continue
+            except Exception as error:
+                # A bug: these fail, and the process goes on serving the others.
+                log.exception("batch_failed", items=len(batch))
+                for _, _, done in batch:
+                    done(None, StoreUnavailable(repr(error)))
                 continue
             pause = _FIRST_PAUSE_SECONDS
             for (_, _, done), answer in zip(batch, answers, strict=True):

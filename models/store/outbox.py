@@ -54,10 +54,18 @@ def look(
 
 
 def take_leases(client: Client, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:
-    """Take or renew leases; return the shards whose lease is ours now."""
-    script = SCRIPTS["take_lease"]
-    taken = run(client, [script.call([keys.lease(shard)], [token, lease_ms]) for shard in shards])
-    return [shard for shard, is_ours in zip(shards, taken, strict=True) if is_ours]
+    """Take leases; return the shards whose lease is ours now."""
+    return _lease(client, shards, [token, lease_ms, token])
+
+
+def renew_leases(client: Client, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:
+    """Renew leases that are ours; return the shards whose lease has not run out."""
+    return _lease(client, shards, [token, lease_ms, ""])
+
+
+def _lease(client: Client, shards: Sequence[int], args: Sequence[Any]) -> list[int]:
+    kept = run(client, [SCRIPTS["take_lease"].call([keys.lease(shard)], args) for shard in shards])
+    return [shard for shard, is_ours in zip(shards, kept, strict=True) if is_ours]
 
 
 def release_leases(client: Client, shards: Sequence[int], token: str) -> None:

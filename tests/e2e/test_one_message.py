@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import InstanceFactory
 from tests.support.client import ChatSocket, HttpClient, message_text
 from tests.support.instance import Instance, wait_until
 
@@ -211,6 +212,19 @@ def test_what_was_not_acknowledged_is_shown_again(instance: Instance, friends: t
 
     assert wait_until(lambda: not instance.holders(recipient_id), 5.0)
     with _open(instance, recipient_id) as socket:
+        assert socket.wait_for_text(text).data["data"]["id"] == body["data"]["id"]
+
+
+def test_a_message_goes_the_same_way_with_rabbitmq(fresh_instance: InstanceFactory, rabbitmq_url: str) -> None:
+    """With RabbitMQ as Celery's broker a message is accepted, decided and shown as with Redis."""
+    instance = fresh_instance(CELERY_BROKER_URL=rabbitmq_url)
+    instance.seed(2, 1)
+    text = uuid.uuid4().hex
+
+    with _open(instance, 2) as socket:
+        status, body = HttpClient(instance.base, instance.tokens[1]).send(2, text)
+
+        assert status == 200
         assert socket.wait_for_text(text).data["data"]["id"] == body["data"]["id"]
 
 

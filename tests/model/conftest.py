@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from logs import configure_logs
 from models.database import Database
 from tests.model.rig import RedisServer, Rig, migrate, open_rig_database, raising_greenlets
 
@@ -16,6 +17,7 @@ MakeRig = Callable[..., Rig]
 def redis_server() -> Iterator[RedisServer]:
     """A private Redis. Whoever uses it empties it first."""
     server = RedisServer()
+    configure_logs(server.settings.log_level)
     yield server
     server.stop()
 

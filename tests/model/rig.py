@@ -88,6 +88,11 @@ class Steps:
         self.woken.clear()
         self.names, self._pause_at = [], (number, moment)
 
+    def die_when_woken(self) -> None:
+        """Kill the drain that stands still: it never goes on."""
+        self.is_dead = True
+        self.woken.set()
+
     def run_on(self) -> None:
         """Disturb nothing, and count from 1 again."""
         self.names, self._crash_at, self._pause_at = [], None, None
@@ -202,14 +207,17 @@ class Worker:
         self._drain._lease_ms = 600_000
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self.is_content = True  # False: the last run was cut short
 
     def run(self) -> bool:
         """Serve the outbox until it is empty. False: the worker died, or gave up because a dependency was away."""
         try:
             self._drain.run()
         except (Crash, ModelError):
-            return False
-        return True
+            self.is_content = False
+        else:
+            self.is_content = True
+        return self.is_content
 
     def start(self) -> None:
         """Run in a thread of its own."""
@@ -303,7 +311,11 @@ class Socket(Transport):
         """Have the client send one frame."""
         if self.is_open and self._on_bytes is not None:
             length = len(payload)
-            head = bytes((0x80 | opcode, 0x80 | length)) if length < 126 else struct.pack("!BBH", 0x80 | opcode, 0xFE, length)
+            head = (
+                bytes((0x80 | opcode, 0x80 | length))
+                if length < 126
+                else struct.pack("!BBH", 0x80 | opcode, 0xFE, length)
+            )
             self._on_bytes(head + b"\0\0\0\0" + payload)
 
     def say_json(self, frame: dict[str, Any]) -> None:
@@ -668,5 +680,7 @@ def raising_greenlets() -> Iterator[list[BaseException]]:
     hub: Any = gevent.get_hub()
     errors: list[BaseException] = []
     with ExitStack() as stack:
-        stack.enter_context(patch.object(hub, "handle_error", lambda _context, _kind, value, _trace: errors.append(value)))
+        stack.enter_context(
+            patch.object(hub, "handle_error", lambda _context, _kind, value, _trace: errors.append(value))
+        )
         yield errors

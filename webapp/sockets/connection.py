@@ -98,8 +98,9 @@ class Connection:
         self.epoch = ""
         self.written = 0  # cursor of the last entry written, or passed over because this device is not to see it
         self.acknowledged = 0
-        self.refs: dict[str, Any] = {}  # message id -> the client's name for the send, until its result is written
-        self._settled: dict[str, tuple[bytes, int]] = {}  # verdicts that came while the inbox was being read
+        # Message id -> the client's names for the send, one per try of it, until its result is written.
+        self.refs: dict[str, list[Any]] = {}
+        self._settled: list[tuple[str, Any, bytes, int]] = []  # verdicts that came while the inbox was being read
         self._newest = 0  # newest cursor heard of
         self._is_reading = True  # until `catch_up` is through: what is published meanwhile is read from the inbox
         self._frames = FrameReader(frame_max_bytes)
@@ -143,14 +144,22 @@ class Connection:
         self._newest = max(self._newest, cursor) if epoch == self.epoch else self._newest
         self._read_soon()
 
-    def settle(self, message_id: str, body: bytes, cursor: int) -> None:
+    def settle(self, message_id: str, ref: Any, body: bytes, cursor: int) -> None:
         """Write the result of a send whose entry this socket does not get, or got long ago. Not before the inbox is read."""
-        if message_id not in self.refs:
-            return
         if self._is_reading:
-            self._settled[message_id] = (body, cursor)
-        else:
-            self.send_text(frames.send_result(self.refs.pop(message_id), message_id, body, cursor))
+            self._settled.append((message_id, ref, body, cursor))
+        elif self.take_ref(message_id, ref):
+            self.send_text(frames.send_result(ref, message_id, body, cursor))
+
+    def take_ref(self, message_id: str, ref: Any) -> bool:
+        """Count a send as answered. False: it was already."""
+        waiting = self.refs.get(message_id, [])
+        if ref not in waiting:
+            return False
+        waiting.remove(ref)
+        if not waiting:
+            del self.refs[message_id]
+        return True
 
     def revive(self, acknowledged: int) -> None:
         """Become the live connection of the device again, now that the newer one has gone."""
@@ -192,9 +201,9 @@ class Connection:
             if self.written >= max(page.newest, self._newest):
                 break
         self._is_reading = False
-        for message_id, (body, cursor) in list(self._settled.items()):
-            self.settle(message_id, body, cursor)
-        self._settled.clear()
+        settled, self._settled = self._settled, []
+        for verdict in settled:
+            self.settle(*verdict)
 
     def _read_soon(self) -> None:
         if not self._is_reading:
@@ -241,7 +250,9 @@ class Connection:
             return frame or encode_frame(frames.single_chat(body, now_ms()))
         if is_mine and message_id is not None and (is_news or message_id in self.refs):
             # The result stands for the entry on the device that sent; replayed later, the message comes as any other.
-            return encode_frame(frames.send_result(self.refs.pop(message_id, None), message_id, body, cursor))
+            ref = self.refs.get(message_id, [None])[0]
+            self.take_ref(message_id, ref)
+            return encode_frame(frames.send_result(ref, message_id, body, cursor))
         return encode_frame(frames.single_chat_at(body, now_ms(), cursor))
 
     # Acknowledgements
@@ -340,7 +351,7 @@ class Connection:
         self._office.closed(self)
 
     def can_take_send(self) -> bool:
-        return len(self.refs) < _MAX_REFS
+        return sum(map(len, self.refs.values())) < _MAX_REFS
 
 
 def now_ms() -> int:

@@ -8,7 +8,7 @@ from flask import request
 
 from models.errors import ModelError
 from schemas import frames
-from webapp.auth import Gatekeeper
+from webapp.auth import Gatekeeper, UserMissing
 from webapp.errors import ApiError
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.office import Resume, SocketOffice
@@ -33,7 +33,8 @@ def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffic
             caller = gatekeeper.admit(request.args.get("token"))
         except ApiError as error:
             code = error.failure.code
-            server.send(frames.failure(code, _REFUSALS[code]))
+            text = "用户不存在" if isinstance(error, UserMissing) else _REFUSALS[code]
+            server.send(frames.failure(code, text))
             disabled = CloseCode.DISABLED if code == "user_disabled" else CloseCode.SESSION_ENDED
             server.close(disabled if protocol == 2 else None)
             return

@@ -23,6 +23,8 @@ from webapp.sockets.registry import Registry
 
 log = structlog.get_logger()
 
+_MAX_REF_CHARACTERS = 64
+
 
 class Inbound:
     def __init__(
@@ -48,7 +50,7 @@ class Inbound:
         if kind == "ping":
             self._heartbeat(connection, frame.get("token"))
         elif connection.protocol == 2:
-            if kind == "ack" and isinstance(frame.get("cursor"), int):
+            if kind == "ack" and type(frame.get("cursor")) is int:  # `true` is an int too
                 connection.acknowledge(frame["cursor"])
             elif kind == "send":
                 self._send(connection, frame)
@@ -73,6 +75,10 @@ class Inbound:
 
     def _send(self, connection: Connection, frame: dict[str, Any]) -> None:
         ref, message = frame.get("ref"), frame.get("message")
+        if not (ref is None or isinstance(ref, int | float | str)) or len(str(ref)) > _MAX_REF_CHARACTERS:
+            # It is kept until the verdict and written back then: what orjson reads is not all that it can write.
+            connection.send_text(frames.send_failed(None, None, "invalid", "ref 必须是不超过 64 个字符的文本或数字"))
+            return
         if not isinstance(message, dict) or not message.get("clientMsgId"):
             connection.send_text(frames.send_failed(ref, None, "invalid", "客户端消息编号不能为空"))
             return
@@ -91,12 +97,12 @@ class Inbound:
             text = error.text if isinstance(error, InvalidParams) else self._text(code, connection)
             connection.send_text(frames.send_failed(ref, None, code, text))
             return
-        connection.refs[request.id] = ref
+        connection.refs.setdefault(request.id, []).append(ref)
 
         def accepted(_: None, error: StoreUnavailable | None) -> None:
             if error is not None:
                 self._registry.close_wait(wait)
-                connection.refs.pop(request.id, None)
+                connection.take_ref(request.id, ref)
                 failed = frames.send_failed(
                     ref, request.id, "outcome_unknown", self._text("outcome_unknown", connection)
                 )
@@ -106,9 +112,9 @@ class Inbound:
 
     def _settle(self, connection: Connection, ref: Any, verdict: Verdict, body: bytes | None) -> None:
         if verdict.code is None and body is not None:
-            connection.settle(verdict.message_id, body, verdict.cursor)
+            connection.settle(verdict.message_id, ref, body, verdict.cursor)
             return
-        connection.refs.pop(verdict.message_id, None)
+        connection.take_ref(verdict.message_id, ref)
         code = verdict.code or "internal_error"
         connection.send_text(frames.send_failed(ref, verdict.message_id, code, self._text(code, connection)))
 

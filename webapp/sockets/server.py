@@ -11,6 +11,7 @@ from typing import Any
 
 import flask_sock
 import simple_websocket
+from werkzeug.exceptions import BadRequest
 from wsproto.frame_protocol import CloseReason
 
 from webapp.sockets.transport import Transport
@@ -61,7 +62,7 @@ class Server(simple_websocket.Server):  # type: ignore[misc]  # the library is u
         return Transport.of(self.sock, self._max_unsent_bytes)
 
 
-class NotAHandshake(Exception):
+class NotAHandshake(BadRequest):
     """The request for the websocket route is not a websocket handshake (RFC 6455 section 4.2.1)."""
 
 

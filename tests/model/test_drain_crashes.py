@@ -1,0 +1,499 @@
+"""A drain that dies, fails or is stopped at any of its steps leaves nothing that the next one does not put right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from models.facts import Facts
+from models.requests import Request
+from models.store import keys
+from models.store.connection import run
+from tasks import policy
+from tests.model.conftest import MakeRig
+from tests.model.rig import GROUP_ID, PROCESS_ID, STRANGER_ID, Moment, Rig, Worker
+
+_NOW_MS = 1_700_000_000_000
+_MOMENTS: tuple[Moment, ...] = ("before", "part", "after")
+
+
+@pytest.fixture(autouse=True)
+def _still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions bear one time, so that runs can be compared."""
+    monkeypatch.setattr("tasks.decide.time", SimpleNamespace(time_ns=lambda: _NOW_MS * 1_000_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What was settled before the drain at hand, and what waits for it."""
+
+    settled: Sequence[Request]
+    batch: Sequence[Request]
+
+
+def _scene(rig: Rig) -> Scene:
+    """Two settled messages, and a batch with two singles, a group message, a repeat, a conflict, a refusal and three recalls."""
+
+    def send(sender_id: int, to_id: int, name: str, text: str = "", **more: Any) -> Request:
+        return rig.build_send(sender_id, to_id, text or name, client_msg_id=name, created_at_ms=_NOW_MS, **more)
+
+    old = send(1, 2, "old")
+    old_group = send(2, GROUP_ID, "old group", chat_type="group")
+    first = send(1, 2, "first")
+    short_lived = send(1, 2, "short-lived")
+    batch = [
+        first,
+        send(2, 1, "second"),
+        send(1, GROUP_ID, "to all", chat_type="group"),
+        first,
+        send(1, 2, "first", "something else"),
+        send(STRANGER_ID, 1, "from a stranger"),
+        rig.build_recall(old),
+        rig.build_recall(old_group),
+        short_lived,
+        rig.build_recall(short_lived),
+    ]
+    return Scene([old, old_group], [replace(r, reply_to=(PROCESS_ID, wait)) for wait, r in enumerate(batch, 1_000)])
+
+
+def _prepare(rig: Rig) -> Scene:
+    rig.reset()
+    for user_id in (1, 2, 3, STRANGER_ID):
+        rig.web.connect(user_id, "a", 2).abort()  # from now on each has an inbox
+    scene = _scene(rig)
+    rig.accept(*scene.settled)
+    rig.drain()
+    rig.accept(*scene.batch)
+    rig.published.clear()
+    rig.heard.clear()
+    return scene
+
+
+def _state(rig: Rig) -> dict[str, Any]:
+    """Return everything that must be the same, however often a drain had to begin anew."""
+    cursors = {f"cursor of {user_id}": rig.cursor_state(user_id) for user_id in (1, 2, 3, STRANGER_ID)}
+    for state in cursors.values():
+        state.pop("epoch", None)
+    return {
+        "rows": rig.rows(),
+        "waiting": rig.waiting(),
+        "dead": rig.dead(),
+        **cursors,
+        **rig.keys_like("chat_getmessage_*"),
+        **rig.keys_like("chatlog:*"),
+    }
+
+
+def _verdicts(rig: Rig) -> dict[int, str | None]:
+    """Return what was published to each wait; AssertionError where one was told two things."""
+    told: dict[int, str | None] = {}
+    for verdict in rig.verdicts():
+        assert told.setdefault(verdict.wait, verdict.code) == verdict.code
+    return told
+
+
+def _differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {found.get(name)} instead of {expected.get(name)}"
+        for name in expected | found
+        if expected.get(name) != found.get(name)
+    ]
+
+
+def _interrupt_at_every_step(rig: Rig, interrupt: Callable[[Worker, int, Moment], None]) -> list[str]:
+    """Interrupt a drain at every step, let others finish, and return how the ends differ from an undisturbed run's."""
+    _prepare(rig)
+    undisturbed = rig.worker()
+    assert undisturbed.run()
+    names = list(undisturbed.steps.names)
+    expected, expected_verdicts = _state(rig), _verdicts(rig)
+    wrong = []
+    for number, name in enumerate(names, 1):
+        for moment in _MOMENTS:
+            _prepare(rig)
+            interrupt(rig.worker(), number, moment)
+            rig.expire_leases()
+            rig.drain()
+            found = _differences(expected, _state(rig))
+            if _verdicts(rig) != expected_verdicts:
+                found.append(f"verdicts {_verdicts(rig)} instead of {expected_verdicts}")
+            wrong += [f"{moment} step {number} ({name}): {difference}" for difference in found]
+    assert len(names) > 10  # it did run in steps
+    return wrong
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_drain_killed_at_any_step_is_made_good_by_the_next(make_rig: MakeRig, shards: int) -> None:
+    """Rows, inboxes, logs and cursors are those of an undisturbed run, wherever the first drain was killed."""
+    rig = make_rig(outbox_shards=shards)
+
+    def kill(worker: Worker, number: int, moment: Moment) -> None:
+        worker.steps.crash_at(number, moment)
+        worker.run()
+
+    wrong = _interrupt_at_every_step(rig, kill)
+
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_drain_stopped_at_any_step_and_woken_after_another_finished_changes_nothing(make_rig: MakeRig) -> None:
+    """Whatever a drain still does after its lease was lost and its batch was settled by another is without effect."""
+    rig = make_rig(outbox_shards=2)
+
+    def stop_and_wake(worker: Worker, number: int, moment: Moment) -> None:
+        if moment == "part" or not worker.start_until_paused(number, moment):
+            return
+        rig.expire_leases()
+        rig.drain()
+        worker.wake_and_join()
+
+    wrong = _interrupt_at_every_step(rig, stop_and_wake)
+
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_was_accepted_while_a_drain_was_stopped_is_not_lost(make_rig: MakeRig) -> None:
+    """A drain woken after another has settled its batch takes nothing out of the outbox that came since, at any step."""
+    rig = make_rig(outbox_shards=1)
+    _prepare(rig)
+    counting = rig.worker()
+    assert counting.run()
+    lost = []
+    for number, name in enumerate(list(counting.steps.names), 1):
+        _prepare(rig)
+        late = [rig.build_send(1, 2, f"late {i}", created_at_ms=_NOW_MS) for i in range(12)]
+        stopped = rig.worker()
+        if stopped.start_until_paused(number, "after"):
+            rig.expire_leases()
+            rig.drain()
+            rig.accept(*late)
+            stopped.wake_and_join()
+        else:
+            rig.accept(*late)
+        rig.expire_leases()
+        rig.drain()
+        decided = {row["id"] for row in rig.rows()}
+        if not {request.id for request in late} <= decided:
+            lost.append(f"stopped after step {number} ({name})")
+
+    assert not lost, lost
+
+
+def test_two_drains_at_once_settle_each_request_once(rig: Rig) -> None:
+    """Drains that run at the same time share the shards, and every request is decided and shown once."""
+    shown = rig.web.connect(2, "a", 2)
+    requests = [rig.build_send(1, 2, str(i)) for i in range(60)] + [
+        rig.build_send(3, GROUP_ID, str(i), chat_type="group") for i in range(60)
+    ]
+    rig.accept(*requests)
+    workers = [rig.worker(drain_batch_requests=7) for _ in range(2)]
+
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    rig.expire_leases()
+    rig.drain()
+    rig.deliver()
+
+    assert len(rig.rows()) == 120
+    assert [frame["cursor"] for frame in shown.texts("singleChat")] == list(range(1, 121))
+
+
+# Requests that fail for a reason of their own
+
+
+def _poison(monkeypatch: pytest.MonkeyPatch, *message_ids: str) -> None:
+    decide = policy.decide
+
+    def stumbling(request: Request, facts: Facts) -> policy.Verdict:
+        if request.id in message_ids:
+            raise RuntimeError("a rule fell over it")
+        return decide(request, facts)
+
+    monkeypatch.setattr("tasks.policy.decide", stumbling)
+
+
+def test_a_request_that_always_fails_is_refused_and_its_neighbours_are_delivered(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third failure alone gives internal_error, buries the entry, and everybody else's messages arrive in order."""
+    socket = rig.web.connect(2, "a", 2)
+    requests = [rig.build_send(1, 2, str(i)) for i in range(7)] + [rig.build_send(3, 2, "from 3")]
+    _poison(monkeypatch, requests[3].id)
+    rig.accept(*requests)
+
+    rig.drain()
+    rig.deliver()
+
+    refused = rig.row(requests[3].id)
+    assert (refused["verdict"], refused["code"]) == ("refused", "internal_error")
+    assert rig.dead() == [requests[3].encode()]
+    assert rig.waiting() == []
+    assert {verdict.message_id: verdict.code for verdict in rig.verdicts()} == {
+        request.id: "internal_error" if request is requests[3] else None for request in requests
+    }
+    shown = [frame["data"]["data"] for frame in socket.texts("singleChat")]
+    assert [text for text in shown if text != "from 3"] == ["0", "1", "2", "4", "5", "6"]
+    assert "from 3" in shown
+
+
+def test_a_poisoned_request_behind_a_small_bound_costs_nobody_else(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searching the request at fault in a batch that is also cut by its deliveries loses and reorders nothing."""
+    rig = make_rig(outbox_shards=1, drain_batch_deliveries=4)
+    requests = [rig.build_send(1, 2, str(i)) for i in range(16)]
+    _poison(monkeypatch, requests[0].id)
+    rig.accept(*requests)
+
+    rig.drain()
+
+    stored = [row["id"] for row in rig.rows() if row["verdict"] == "stored"]
+    assert stored == [request.id for request in requests[1:]]
+
+
+@pytest.mark.parametrize("entry", [b"nonsense", b"{}", b"[]", b'""', b"null", b"[1,2,3]", b"\xff"])
+def test_an_entry_that_is_no_request_is_buried(make_rig: MakeRig, entry: bytes) -> None:
+    """What nobody can read goes to the dead entries, and what stands around it is decided."""
+    rig = make_rig(outbox_shards=1)
+    before, after = rig.build_send(1, 2, "before"), rig.build_send(1, 2, "after")
+    rig.accept(before)
+    rig.client.rpush(keys.outbox(0), entry)
+    rig.accept(after)
+
+    rig.drain()
+
+    assert [row["id"] for row in rig.rows()] == [before.id, after.id]
+    assert rig.dead() == [entry]
+    assert rig.waiting() == []
+
+
+def test_a_send_named_like_a_recall_is_answered(rig: Rig) -> None:
+    """A client that names a send `recall:<id>` gets a verdict, also where it has recalled that message."""
+    message = rig.build_send(1, 2, "hello")
+    rig.accept(message, rig.build_recall(message))
+    rig.drain()
+    odd = rig.build_send(1, 2, "again", client_msg_id=f"recall:{message.id}")
+
+    rig.accept(odd)
+    rig.drain()
+
+    assert [verdict.code for verdict in rig.verdicts() if verdict.wait == (odd.reply_to or ("", 0))[1]] != []
+    assert rig.dead() == []
+
+
+def test_a_fence_lost_while_giving_up_leaves_the_drain_at_work(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain that finds its shard taken when it refuses a failing request drops the shard, as with any other commit."""
+    request = rig.build_send(1, 2, "poison")
+    _poison(monkeypatch, request.id)
+    rig.accept(request)
+    counting = rig.worker()
+    assert counting.run()
+    last_write = max(n for n, name in enumerate(counting.steps.names, 1) if name == "sql: write")
+    rig.reset()
+    rig.accept(request)
+    stopped = rig.worker()
+    assert stopped.start_until_paused(last_write, "before")
+    rig.expire_leases()
+    other = rig.worker()
+    other.steps.crash_at(6, "after")  # it has drawn a fence, and read
+    other.run()
+
+    stopped.wake_and_join()
+
+    assert stopped.is_content
+
+
+# Bounds
+
+
+def test_the_deliveries_bound_splits_a_batch(make_rig: MakeRig) -> None:
+    """A batch ends before the request that would exceed its deliveries; nothing is lost, and the order stays."""
+    rig = make_rig(outbox_shards=1, drain_batch_deliveries=7)
+    requests = [rig.build_send(1, GROUP_ID, str(i), chat_type="group") for i in range(5)]  # 3 deliveries each
+    requests += [rig.build_send(1, 2, str(i)) for i in range(5)]  # 2 each
+    rig.accept(*requests)
+    worker = rig.worker()
+
+    assert worker.run()
+
+    commits = sum(name == "sql: write" for name in worker.steps.names) - 1  # but one, that drew the fence
+    assert commits == 4  # of 2, 2, 1 + 2 and 3 requests: 6, 6, 7 and 6 deliveries
+    assert [row["id"] for row in rig.rows()] == [request.id for request in requests]
+
+
+def test_one_request_above_the_bound_is_a_batch_of_its_own(make_rig: MakeRig) -> None:
+    """A message to a group larger than the bound is settled all the same."""
+    rig = make_rig(user_count=6, outbox_shards=1, drain_batch_deliveries=2)
+    requests = [rig.build_send(1, GROUP_ID, str(i), chat_type="group") for i in range(3)]
+    rig.accept(*requests)
+
+    rig.drain()
+
+    assert [row["seq"] for row in rig.rows()] == [1, 2, 3]
+
+
+# Recalls
+
+
+@pytest.mark.parametrize("chat_type", ["single", "group"])
+def test_a_message_recalled_in_its_own_batch_is_stored_as_a_tombstone(rig: Rig, chat_type: Any) -> None:
+    """Whoever reads it later finds a tombstone and then the recall, in the inbox, the log and SQL."""
+    message = rig.build_send(1, GROUP_ID if chat_type == "group" else 2, "secret", chat_type=chat_type)
+    rig.accept(message, rig.build_recall(message))
+
+    rig.drain()
+
+    shown = [frame["data"] for frame in rig.web.connect(2, "a", 2).texts("singleChat")]
+    assert [(m["id"], m["isremove"], m.get("actionType")) for m in shown] == [
+        (message.id, 1, None),
+        (message.id, 0, "revoke"),
+    ]
+    logs = rig.keys_like("chatlog:*")
+    assert logs
+    assert all(b"secret" not in entry for entries in logs.values() for entry in entries)
+
+
+def test_a_message_recalled_twice_in_one_batch_is_recalled_once(rig: Rig) -> None:
+    """The second recall, by the group's owner, is told that the message is recalled already (D7)."""
+    message = rig.build_send(2, GROUP_ID, "secret", chat_type="group")
+    rig.accept(message)
+    rig.drain()
+    recalls = [rig.build_recall(message), rig.build_recall(message, by=1)]
+    rig.accept(*recalls)
+
+    rig.drain()
+
+    assert [rig.row(recall.id)["code"] for recall in recalls] == [None, "already_recalled"]
+
+
+def test_a_recall_leaves_the_messages_that_mention_its_target(rig: Rig) -> None:
+    """A message whose options carry the id of another is not mistaken for it when that one is recalled."""
+    message = rig.build_send(1, 2, "secret")
+    quoting = rig.build_send(2, 1, "an answer", options={"id": message.id})
+    rig.accept(message, quoting)
+    rig.drain()
+
+    rig.accept(rig.build_recall(message))
+    rig.drain()
+
+    for entries in rig.keys_like("chatlog:*").values():
+        assert b"secret" not in entries[0]
+        assert b"an answer" in entries[1]
+
+
+# Changes that were answered
+
+
+def test_nothing_is_stored_that_is_committed_after_a_block_was_answered(rig: Rig) -> None:
+    """A drain that was stopped between reading its facts and committing does not let a blocked sender through (G5)."""
+    request = rig.build_send(1, 2, "too late")
+    rig.accept(request)
+    counting = rig.worker()
+    assert counting.run()
+    commit = max(n for n, name in enumerate(counting.steps.names, 1) if name == "sql: write")
+    rig.reset()
+    rig.accept(request)
+    stopped = rig.worker()
+    assert stopped.start_until_paused(commit, "before")
+
+    rig.set_friend(2, 1, is_friend=False)
+    stopped.wake_and_join()
+    rig.expire_leases()
+    rig.drain()
+
+    assert rig.row(request.id)["verdict"] == "refused"
+
+
+# Redis has lost its data
+
+
+def test_a_device_that_joined_at_the_newest_entry_stays_there_when_redis_was_emptied(rig: Rig) -> None:
+    """A second device never gets what stood before its first login, also not by a rebuild."""
+    rig.web.connect(2, "a", 2).abort()
+    rig.accept(*(rig.build_send(1, 2, f"before {i}") for i in range(3)))
+    rig.drain()
+    second = rig.web.connect(2, "b", 1)
+    rig.accept(rig.build_send(1, 2, "after"))
+    rig.drain()
+    rig.deliver()
+    second.say(second.frames[-1].payload, opcode=0xA)
+    rig.web.checkpoint()
+    second.abort()
+    rig.server.empty()
+
+    texts = [frame["data"]["data"] for frame in rig.web.connect(2, "b", 1).texts("singleChat")]
+
+    assert texts == []
+
+
+def test_a_device_that_never_acknowledged_keeps_its_tail_when_redis_was_emptied(rig: Rig) -> None:
+    """What came after a second device's first login and it has not acknowledged comes again from SQL."""
+    first = rig.web.connect(2, "a", 2)
+    rig.accept(rig.build_send(1, 2, "zero"))
+    rig.drain()
+    rig.deliver()
+    first.say_json({"type": "ack", "cursor": 1})
+    rig.web.connect(2, "b", 1)
+    rig.web.checkpoint()
+    rig.accept(rig.build_send(1, 2, "one"))
+    rig.drain()
+    rig.lose()
+    first.say_json({"type": "ack", "cursor": 2})
+    rig.web.checkpoint()
+    rig.server.empty()
+
+    texts = [frame["data"]["data"] for frame in rig.web.connect(2, "b", 1).texts("singleChat")]
+
+    assert texts == ["one"]
+
+
+def test_an_acknowledgement_under_way_when_redis_was_emptied_acknowledges_nothing_new(rig: Rig) -> None:
+    """A cursor of the epoch before, that crosses the reset, does not count for the entries of the new epoch."""
+    socket = rig.web.connect(2, "a", 2)
+    rig.accept(*(rig.build_send(1, 2, str(i)) for i in range(3)))
+    rig.drain()
+    rig.deliver()
+    rig.server.empty()
+    rig.web.compare()
+    assert len(socket.texts("reset")) == 1
+
+    socket.say_json({"type": "ack", "cursor": 3})  # written before it has read the reset
+    socket.abort()
+
+    assert len(rig.web.connect(2, "a", 2).texts("singleChat")) == 3
+
+
+def test_rebuilding_an_inbox_while_a_recall_is_applied_leaves_a_tombstone(rig: Rig) -> None:
+    """Rows read before the recall was committed do not bring the recalled text back."""
+    from tasks.rebuild import load_inbox
+
+    message = rig.build_send(1, 2, "secret")
+    rig.accept(message)
+    rig.drain()
+    rig.server.empty()
+    opening = load_inbox(rig.database, 2, 100)
+    rig.accept(rig.build_recall(message))
+    worker = rig.worker()
+    counting_names: list[str] = []
+    # Stop the drain after it has put the tombstones in place, before it appends.
+    for number in range(1, 40):
+        worker = rig.worker()
+        if not worker.start_until_paused(number, "after"):
+            break
+        name = worker.steps.names[-1]
+        counting_names.append(name)
+        if name == "redis: tombstone":
+            run(rig.client, [opening])
+            worker.wake_and_join()
+            break
+        worker.steps.die_when_woken()
+        rig.expire_leases()
+
+    shown = [frame["data"] for frame in rig.web.connect(2, "a", 2).texts("singleChat")]
+    assert shown[0]["isremove"] == 1, counting_names
