@@ -66,7 +66,7 @@ def load_conversations(connection: Connection, user_id: int) -> list[Conversatio
         .join(GroupMember, GroupMember.group_id == Group.id)
         .where(GroupMember.user_id == user_id, GroupMember.status.in_((ACTIVE, MUTED)))
     ).all()
-    newest = dict(connection.execute(singles.group_by(Message.conversation)))
+    newest = {name: seq or 0 for name, seq in connection.execute(singles.group_by(Message.conversation))}
     groups = {f"group:{row.id}": row for row in group_rows}
     if groups:
         of_groups = select(Message.conversation, func.max(Message.seq)).where(Message.conversation.in_(groups))
