@@ -89,6 +89,7 @@ _FAILURES = [
     ),
     Failure("muted", 400, "您已被禁言，无法发消息", "You are muted in this group"),
     Failure("group_muted", 400, "群主已开启全员禁言，无法发消息", "The owner has muted the whole group"),
+    Failure("not_owner", 400, "只有群主才能操作", "Only the owner of the group may do this"),
     Failure("not_member", 400, "您不在群里，无法发消息", "You are not a member of this group"),
     Failure("message_not_found", 400, "消息不存在，无法撤回", "There is no such message of yours to recall"),
     Failure("already_recalled", 400, "消息已经撤回", "The message is recalled already"),
