@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, or_, select
 
 from models import audiences, read_markers
+from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
 from models.messages import STORED, Message
 from models.users import User
@@ -73,7 +74,7 @@ def load_conversations(connection: Connection, user_id: int) -> list[Conversatio
         newest |= {name: seq for name, seq in connection.execute(of_groups.group_by(Message.conversation)) if seq}
     last = _load_last(connection, newest)
     peers = {name: _peer_of(name, user_id) for name in newest if name not in groups}
-    users = _load_users(connection, list(peers.values()))
+    users = _load_users(connection, user_id, list(peers.values()))
     found = []
     for name, seq in newest.items():
         row, read_seq = last[name], markers.get(name, 0)
@@ -119,20 +120,25 @@ def _load_last(connection: Connection, newest: dict[str, int]) -> dict[str, Any]
     return found
 
 
-def _load_users(connection: Connection, user_ids: list[int]) -> dict[int, Any]:
-    name = func.coalesce(func.nullif(User.nickname, ""), User.username).label("name")
-    rows = connection.execute(select(User.id, name, User.avatar).where(User.id.in_(user_ids)))
+def _load_users(connection: Connection, viewer_id: int, user_ids: list[int]) -> dict[int, Any]:
+    """Return users under the private remarks that the viewer wrote, where he did (C19)."""
+    names = (func.nullif(Friendship.nickname, ""), func.nullif(User.nickname, ""), User.username)
+    mine = and_(Friendship.user_id == viewer_id, Friendship.friend_id == User.id)
+    query = select(User.id, func.coalesce(*names).label("name"), User.avatar).outerjoin(Friendship, mine)
+    rows = connection.execute(query.where(User.id.in_(user_ids)))
     return {row.id: row for row in rows}
 
 
 def _count_unread(connection: Connection, user_id: int, conversation: str, read_seq: int) -> int:
-    query = select(func.count()).where(
+    audience = (Message.group_id, Message.audience_version)
+    query = select(*audience, func.count().label("count")).where(
         Message.conversation == conversation,
         Message.seq > read_seq,
         Message.verdict == STORED,
         Message.sender_id != user_id,
     )
-    return connection.execute(query).scalar_one()
+    # Of a group, what was said before he came is not his to read.
+    return sum(row.count for row in _heard(connection, list(connection.execute(query.group_by(*audience))), user_id))
 
 
 def _peer_of(conversation: str, user_id: int) -> int:

@@ -27,4 +27,4 @@ def raise_to(connection: Connection, user_id: int, conversation: str, seq: int) 
 def load(connection: Connection, user_id: int) -> dict[str, int]:
     """Return a user's markers by conversation; what is absent is 0."""
     rows = connection.execute(select(ReadMarker.conversation, ReadMarker.seq).where(ReadMarker.user_id == user_id))
-    return dict(rows)
+    return {row.conversation: row.seq for row in rows}
