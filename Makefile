@@ -1,7 +1,7 @@
 # Everything runs from .venv, which is made on first use and brought up to date when a lock file changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format venv lock clean
+.PHONY: help run test soak mutants lint format venv lock clean
 
 PY := .venv/bin/python
 
@@ -24,6 +24,12 @@ run: .venv-run ## start everything; Ctrl-C stops it
 
 test: .venv-dev ## run all tests
 	$(PY) -m pytest
+
+soak: .venv-dev ## minutes of traffic with faults, and a verdict (ARGS="--seconds 300 --rate 200")
+	$(PY) -m tests.soak $(ARGS)
+
+mutants: .venv-dev ## break the core on purpose, one way at a time, and show which test notices (ARGS="--list")
+	$(PY) -m tests.mutants $(ARGS)
 
 lint: .venv-dev ## check format, style and types
 	$(PY) -m ruff format --check .

@@ -20,6 +20,7 @@ from sqlalchemy.pool import StaticPool
 from models.errors import DatabaseUnavailable
 
 _BUSY_TIMEOUT_MS = 1_000
+_EVERYWHERE = {"hide_parameters": True}  # an error's text goes to the log, and parameters hold what people write (G8)
 # The last one ends the transaction of a process that was stopped in the middle of it, and frees what it has locked.
 _POSTGRESQL_OPTIONS = "-c statement_timeout=1000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=2000"
 
@@ -67,11 +68,15 @@ def engine_options(database_url: str, *, in_one_thread: bool) -> dict[str, Any]:
     """Options of `create_engine`. `in_one_thread`: all calls come from one thread, so SQLite needs one connection."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
-        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}}
+        options: dict[str, Any] = {
+            **_EVERYWHERE,
+            "connect_args": {"timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+        }
         if in_one_thread:
             options["poolclass"] = StaticPool
         return options
     return {
+        **_EVERYWHERE,
         "pool_size": 5,
         "max_overflow": 5,
         "pool_timeout": 2,

@@ -31,7 +31,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_transport_options={"visibility_timeout": 60, **_SOCKET_OPTIONS} if is_redis else {},
         broker_connection_timeout=2,
         broker_connection_retry_on_startup=True,
-        broker_pool_limit=4,
+        # flower asks eight questions at once, each with a connection of its own, and waits for ever where there is none.
+        broker_pool_limit=32,
         task_publish_retry=False,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,

@@ -199,7 +199,8 @@ def run(mutant: Mutant) -> tuple[Mutant, str | None, float]:
         ignored = shutil.ignore_patterns(".git", ".venv", "var", ".*_cache", "__pycache__", ".hypothesis")
         shutil.copytree(ROOT, copy, ignore=ignored)
         broken = copy / mutant.path
-        broken.write_text(broken.read_text().replace(mutant.old, mutant.new))
+        if mutant.old:
+            broken.write_text(broken.read_text().replace(mutant.old, mutant.new))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *mutant.tests],
             cwd=copy,
@@ -237,6 +238,13 @@ def main() -> int:
         for mutant in chosen:
             print(f"{mutant.name:28} {mutant.breaks}")
         return 0
+    # A test that fails on the code as it is would "catch" everything.
+    every_test = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+    _, failed, seconds = run(Mutant("unbroken", "", "tests/mutants.py", "", "", every_test))
+    if failed is not None:
+        print(f"the unbroken tree fails {failed}: nothing would be proved")
+        return 2
+    print(f"{'unbroken':28} {seconds:5.0f} s  passes", flush=True)
     survived = 0
     with ThreadPoolExecutor(options.jobs) as pool:
         for mutant, caught, seconds in pool.map(run, chosen):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import flask_sock
-from flask import Flask, Response, request
+from flask import Flask, Response
 from flask_migrate import Migrate
 from werkzeug.exceptions import HTTPException
 
@@ -27,6 +27,7 @@ from webapp.api import groups, health, history, messages, relations
 from webapp.auth import Gatekeeper
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
+from webapp.language import language_of_request
 from webapp.services import Acceptor, new_process_id, open_store
 from webapp.sockets import endpoint
 from webapp.sockets.inbound import Inbound
@@ -100,7 +101,7 @@ def create_app(settings: Settings) -> Flask:
 def _handle_errors(app: Flask, settings: Settings) -> None:
     def answer(code: str, text: str | None = None, *, headers: dict[str, str] | None = None) -> Response:
         failure = FAILURES[code]
-        body = envelope.fail(code, text or failure.text(_language(settings)))
+        body = envelope.fail(code, text or failure.text(language_of_request(settings.language)))
         return Response(body, failure.status, headers, mimetype="application/json")
 
     @app.errorhandler(ApiError)
@@ -128,7 +129,3 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
     def unexpected(error: Exception) -> Response:
         app.logger.exception("request_failed", exc_info=error)
         return answer("internal_error")
-
-
-def _language(settings: Settings) -> str:
-    return request.accept_languages.best_match(["zh", "en"], default=settings.language) or settings.language

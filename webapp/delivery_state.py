@@ -25,6 +25,8 @@ class DeliveryStates:
 
         Raises StoreUnavailable, DatabaseUnavailable.
         """
+        if "\0" in message_id:
+            return None  # no id has one, and PostgreSQL refuses the question
         found = offload(self._database, self._load_row, message_id)
         if found is None:
             entry = outbox.holds(self._store.client, self._shards, message_id)

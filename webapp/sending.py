@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from models.requests import Request, conversation_key, mint_id
 from schemas.sending import SEND_PARAMS, decode_options
@@ -18,7 +19,7 @@ def build_send(caller: Caller, settings: Settings, reply_to: tuple[str, int], *s
     params = SEND_PARAMS.read(*sources)
     options = params["options"]
     limit = settings.message_max_bytes
-    if len(params["data"].encode()) > limit or len(options.encode()) > limit // 2:
+    if len(params["data"].encode()) > limit or len(unquote(options).encode()) > limit // 2:
         raise ApiError("message_too_large")
     client_msg_id = params["clientMsgId"] or None
     return Request(

@@ -30,11 +30,11 @@ from celery import Celery
 from flask import Flask
 from flask_migrate import Migrate, upgrade
 from sqlalchemy import Connection as SqlConnection
-from sqlalchemy import create_engine, delete, event, insert, select
+from sqlalchemy import delete, event, insert, select
 
 from embedded_redis import redis_server_binary, write_config
 from models import friendships, groups, messages, tables, users
-from models.database import Database, db, engine_options, open_database, prepare_engine
+from models.database import Database, db, open_database, prepare_engine
 from models.errors import ModelError, StoreUnavailable
 from models.requests import ChatType, Request, conversation_key, mint_id, recall_id, shard_of
 from models.store import bus, inbox, keys, outbox
@@ -77,6 +77,7 @@ class Steps:
         self.paused, self.woken = threading.Event(), threading.Event()
         self._crash_at: tuple[int, Moment] | None = None
         self._pause_at: tuple[int, Moment] | None = None
+        self._pause_name: tuple[str, int] | None = None
 
     def crash_at(self, number: int, moment: Moment) -> None:
         """End the drain at its step `number` (from 1): before it, after it, or when half of it has taken place."""
@@ -88,19 +89,21 @@ class Steps:
         self.woken.clear()
         self.names, self._pause_at = [], (number, moment)
 
-    def die_when_woken(self) -> None:
-        """Kill the drain that stands still: it never goes on."""
-        self.is_dead = True
-        self.woken.set()
+    def pause_at_name(self, name: str, which: int, moment: Moment) -> None:
+        """Stop the drain at the step of that name, the `which`-th one."""
+        self.pause_at(0, moment)
+        self._pause_name = (name, which)
 
     def run_on(self) -> None:
         """Disturb nothing, and count from 1 again."""
-        self.names, self._crash_at, self._pause_at = [], None, None
+        self.names, self._crash_at, self._pause_at, self._pause_name = [], None, None, None
 
     def begin(self, name: str) -> int:
         if self.is_dead:
             raise Crash  # `finally` blocks run on our side of the process's death: they must not reach anything
         self.names.append(name)
+        if self._pause_at is not None and self._pause_name == (name, self.names.count(name)):
+            self._pause_at = (len(self.names), self._pause_at[1])
         self._disturb(len(self.names), "before")
         return len(self.names)
 
@@ -160,7 +163,7 @@ class SteppedClient:
         return SteppedPipeline(self._client, self._steps, self._published)
 
     def pubsub(self, **options: Any) -> Any:
-        return self._client.pubsub(**options)
+        return self._client.pubsub(**options)  # type: ignore[no-untyped-call]
 
 
 class SteppedPipeline:
@@ -234,6 +237,14 @@ class Worker:
     def start_until_paused(self, number: int, moment: Moment) -> bool:
         """Start, and return when the drain has stopped at that step. False: it was through before."""
         self.steps.pause_at(number, moment)
+        return self._start_until_paused()
+
+    def start_until_paused_at(self, name: str, moment: Moment, *, which: int = 1) -> bool:
+        """Start, and return when the drain has stopped at the `which`-th step of that name. False: it was through before."""
+        self.steps.pause_at_name(name, which, moment)
+        return self._start_until_paused()
+
+    def _start_until_paused(self) -> bool:
         self.start()
         assert self._thread is not None
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -275,7 +286,7 @@ class Socket(Transport):
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
-        self.unsent_bytes = 0
+        self.unsent_bytes, self._max_unsent_bytes = 0, 1_048_576
         self.is_closing = False
         self._is_closed = False
 
@@ -490,7 +501,6 @@ def migrate(database_url: str) -> None:
     """Bring a database up to date with the real migrations."""
     app = Flask("rig")
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(database_url, in_threads=False)
     db.init_app(app)
     Migrate(app, db, directory=str(Path(__file__).resolve().parents[2] / "migrations"), render_as_batch=True)
     with app.app_context():
@@ -501,16 +511,14 @@ def migrate(database_url: str) -> None:
 
 def open_rig_database(database_url: str) -> Database:
     """Open a database as a worker does; a SQLite one does not wait for the disk."""
-    if not database_url.startswith("sqlite"):
-        return open_database(database_url)
-    engine = create_engine(database_url, **engine_options(database_url, in_threads=False))
-    prepare_engine(engine)
+    database = open_database(database_url)
+    if database.is_sqlite:
 
-    @event.listens_for(engine, "connect")
-    def _on_connect(dbapi_connection: Any, _record: Any) -> None:
-        dbapi_connection.execute("PRAGMA synchronous=OFF")
+        @event.listens_for(database.engine, "connect")
+        def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+            dbapi_connection.execute("PRAGMA synchronous=OFF")
 
-    return Database(engine)
+    return database
 
 
 class Rig:
@@ -614,7 +622,7 @@ class Rig:
         recaller_id = by or target.sender_id
         return replace(
             target,
-            id=recall_id(recaller_id, target.id),
+            id=recall_id(recaller_id, target.conversation, target.id),
             kind="recall",
             sender_id=recaller_id,
             to_id=target.to_id if target.chat_type == "group" or recaller_id == target.sender_id else target.sender_id,

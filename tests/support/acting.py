@@ -8,9 +8,10 @@ import uuid
 from contextlib import closing
 from typing import Literal
 
-from models import sessions
-from models.database import Database, open_database
+from models import friendships, sessions
+from models.database import Database, insert_missing, open_database
 from models.store import keys
+from models.users import User
 from tests.support.client import ChatSocket, Frame, HttpClient
 from tests.support.instance import Instance, wait_until
 from webapp.tokens import Tokens
@@ -128,9 +129,30 @@ def start_session(instance: Instance, user_id: int, device: str) -> str:
     return sign(instance, user_id, device, session_id)
 
 
+def add_friends(instance: Instance) -> tuple[int, int]:
+    """Make two users who are friends and of whom nobody has heard, and remember their tokens."""
+    first_id = max(instance.tokens) + 1
+    pair = (first_id, first_id + 1)
+    database = database_of(instance)
+    with database.writing() as connection:
+        rows = [
+            {"id": user_id, "uuid": _uuid_of(user_id), "username": f"added{user_id}", "password": "", "nickname": ""}
+            for user_id in pair
+        ]
+        insert_missing(connection, User, rows, key=("id",))
+        friendships.befriend(connection, [pair])
+    database.engine.dispose()
+    for user_id in pair:
+        instance.tokens[user_id] = start_session(instance, user_id, DEVICE)
+    return pair
+
+
 def sign(instance: Instance, user_id: int, device: str, session_id: str, *, ttl_seconds: int = 3_600) -> str:
     """Sign a token with the instance's secret."""
     secret = (instance.data_dir / "jwt_secret").read_text().strip()
-    user_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"hongyan-seed-{user_id}"))
     tokens = Tokens(secret, ttl_seconds)
-    return tokens.sign(user_id=user_id, uuid=user_uuid, role="user", session_id=session_id, device=device)
+    return tokens.sign(user_id=user_id, uuid=_uuid_of(user_id), role="user", session_id=session_id, device=device)
+
+
+def _uuid_of(user_id: int) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"hongyan-seed-{user_id}"))

@@ -15,6 +15,7 @@ from webapp.auth import Caller, Gatekeeper, token_of
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
 from webapp.http import answer, read_body
+from webapp.language import language_of_request
 from webapp.sending import build_send
 from webapp.services import Acceptor
 from webapp.sockets.office import SocketOffice
@@ -45,7 +46,8 @@ def make_blueprint(
         if verdict.code is None and body is not None:
             return answer(envelope.ok_encoded(body), 200)
         failure = FAILURES[verdict.code or "internal_error"]
-        return answer(envelope.fail(failure.code, failure.text(settings.language, role=caller.role)), failure.status)
+        text = failure.text(language_of_request(settings.language), role=caller.role)
+        return answer(envelope.fail(failure.code, text), failure.status)
 
     @blueprint.post("/api/chat/socket/sendmessage")
     def post_message() -> Response:
@@ -59,9 +61,10 @@ def make_blueprint(
     def post_recall() -> Response:
         caller = gatekeeper.admit(token_of(request))
         params = RECALL_PARAMS.read(request.args, read_body())
+        conversation = conversation_key(params["chatType"], caller.user_id, params["to_id"])
         with VerdictWait(registry) as wait:
             accepted = Request(
-                id=recall_id(caller.user_id, params["id"]),
+                id=recall_id(caller.user_id, conversation, params["id"]),
                 kind="recall",
                 chat_type=params["chatType"],
                 sender_id=caller.user_id,
@@ -74,7 +77,7 @@ def make_blueprint(
                 created_at_ms=time.time_ns() // 1_000_000,
                 client_msg_id=None,
                 reply_to=(process_id, wait.number),
-                conversation=conversation_key(params["chatType"], caller.user_id, params["to_id"]),
+                conversation=conversation,
             )
             return decided(caller, accepted, wait, settings.send_wait_seconds)
 

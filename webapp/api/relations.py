@@ -18,6 +18,7 @@ from tasks.explain import explain
 from webapp.auth import Gatekeeper, token_of
 from webapp.errors import FAILURES, ApiError
 from webapp.http import ok, read_body
+from webapp.language import language_of_request
 from webapp.services import offload
 
 
@@ -104,7 +105,9 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         found = offload(
             database, explain, database, caller.user_id, caller.role, params["chatType"], params["sendto_id"]
         )
-        text = FAILURES[found.code].text(settings.language, role=caller.role) if found.code else None
+        text = (
+            FAILURES[found.code].text(language_of_request(settings.language), role=caller.role) if found.code else None
+        )
         return ok(
             {
                 "allowed": found.code is None,

@@ -23,7 +23,6 @@ from webapp.sockets.wire import FrameReader, Opcode, ProtocolError, close_code, 
 log = structlog.get_logger()
 
 _PAGE_ENTRIES = 500
-_REPLAY_UNSENT_BYTES = 262_144  # replay pauses above this, so that it never fills the outbox by itself
 _WRITE_BYTES = 65_536
 _SLOW_SECONDS = 10.0  # a peer that takes no byte for so long is cut off
 _RETRY_SECONDS = 0.5
@@ -184,15 +183,15 @@ class Connection:
             if not self._await_room():
                 self.drop_slow()
                 break
-            heard_of = self._newest
+            heard_of, epoch = self._newest, self.epoch
             try:
                 page = self._office.read_inbox(self, _PAGE_ENTRIES)
             except ModelError as error:
                 log.warning("inbox_unreadable", user_id=self.user_id, error=str(error))
                 gevent.sleep(_RETRY_SECONDS)
                 continue
-            if page.epoch != self.epoch or not self.is_live:
-                continue  # the office has adopted another epoch meanwhile
+            if page.epoch != epoch or not self.is_live:
+                continue  # the office has adopted another epoch meanwhile, and the page was read by a cursor of before
             if not self._take_page(page):
                 self.drop_slow()
                 break
@@ -220,10 +219,10 @@ class Connection:
         for cursor, entry in enumerate(page.entries, page.first):
             data += self._entry_bytes(cursor, entry.body, entry.own_device, entry.message_id, is_news=False)
             if len(data) > _WRITE_BYTES:
-                self._write(data)
+                # What the outbox does not take would be a gap that nobody sees: rather come back for it.
+                if not self._write(data) or not self._await_room():
+                    return not self.transport.is_open
                 data = b""
-                if not self._await_room():
-                    return False
         return self._write(data + self._ping_bytes()) or not self.transport.is_open
 
     def _entry_bytes(
@@ -322,7 +321,7 @@ class Connection:
     def _await_room(self) -> bool:
         """Wait until little is unsent. False: the peer took nothing for too long."""
         since, unsent = time.monotonic(), self.transport.unsent_bytes
-        while unsent > _REPLAY_UNSENT_BYTES:
+        while unsent > self.transport.replay_unsent_bytes:
             gevent.sleep(0.01)
             if self.transport.unsent_bytes < unsent:
                 since, unsent = time.monotonic(), self.transport.unsent_bytes

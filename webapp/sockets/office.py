@@ -99,11 +99,11 @@ class SocketOffice:
         self._registry.add(connection)
         try:
             connected = self._register(connection)
+            if connected.former is not None:
+                self._order(connection.user_id, connected.former, "replace")
         except ModelError:
-            self._registry.remove(connection)
+            self.closed(connection)
             raise
-        if connected.former is not None:
-            self._order(connection.user_id, connected.former, "replace")
         start, gap = _starting_point(connected, resume)
         opening = self._opening(connection, connected, gap) + (self._greetings(caller) if wants_notices else b"")
         connection.begin(connected.epoch or "", connected.acknowledged, start, opening)
@@ -297,8 +297,13 @@ class SocketOffice:
 
     def _renew_presence(self) -> None:
         users = self._registry.user_ids()
-        if users:
-            self._store.call_all(presence.renew_commands(users))
+        renewed = self._store.call_all(presence.renew_commands(users)) if users else []
+        for user_id, is_there in zip(users, renewed, strict=True):
+            if not is_there:
+                # It ran out while this process was stalled: nobody would publish to these sockets any more.
+                for connection in self._registry.of_user(user_id):
+                    if connection.is_live:
+                        self._register(connection)
 
     def _heartbeats(self) -> None:
         """Beat each connection once per interval, spread over it, so that 10,000 sockets are not one burst."""

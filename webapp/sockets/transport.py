@@ -20,6 +20,7 @@ import structlog
 log = structlog.get_logger()
 
 _READ_BYTES = 65_536
+_REPLAY_UNSENT_BYTES = 262_144
 _READ, _WRITE = 1, 2  # gevent's event masks
 
 
@@ -67,6 +68,11 @@ class Transport:
     @property
     def is_open(self) -> bool:
         return self._socket is not None and not self.is_closing
+
+    @property
+    def replay_unsent_bytes(self) -> int:
+        """Above so many unsent bytes a replay pauses, so that it never fills the buffer by itself; 0 where it is small."""
+        return max(0, min(_REPLAY_UNSENT_BYTES, self._max_unsent_bytes - _REPLAY_UNSENT_BYTES))
 
     def write(self, data: bytes) -> bool:
         """Send bytes, or queue what the socket does not take. False: closed, or its buffer is full and nothing was queued."""
@@ -118,7 +124,10 @@ class Transport:
         self.unsent_bytes = 0
         on_closed, self._on_bytes, self._on_closed = self._on_closed, None, None
         if on_closed is not None:
-            on_closed()
+            try:
+                on_closed()
+            except Exception:
+                log.exception("socket_callback_failed")
 
     def _read(self) -> None:
         if self._socket is None:

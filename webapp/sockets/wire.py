@@ -112,6 +112,8 @@ class FrameReader:
         if opcode in _CONTROL:
             if not is_final or len(payload) > 125:
                 raise ProtocolError(1002, "a control frame is whole and holds at most 125 bytes")
+            if opcode == Opcode.CLOSE:
+                _check_close(payload)
             return Received(opcode, payload)
         if opcode == _CONTINUATION:
             if self._message is None:
@@ -137,6 +139,15 @@ class FrameReader:
 def close_code(payload: bytes) -> int | None:
     """Return the code a close frame's payload carries, None where it carries none."""
     return int.from_bytes(payload[:2], "big") if len(payload) >= 2 else None
+
+
+def _check_close(payload: bytes) -> None:
+    """Refuse a close frame that may not be echoed: some codes are never sent (section 7.4). Raises ProtocolError."""
+    code = int.from_bytes(payload[:2], "big")
+    if payload and not (len(payload) > 1 and (999 < code < 1004 or 1006 < code < 1015 or 2999 < code < 5000)):
+        raise ProtocolError(1002, "a close frame has no code, or one that may be sent")
+    if not _is_utf8(payload[2:]):
+        raise ProtocolError(1007, "text is not UTF-8")
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:

@@ -20,7 +20,9 @@ if cursor > newest or cursor <= former then
 end
 local seen = {}
 local from = math.max(former, base)
-for _, entry in ipairs(redis.call('LRANGE', KEYS[2], from - base, cursor - base - 1)) do
+-- Where the overflow has passed the cursor nothing is left to look at, and LRANGE would count from the end.
+local entries = cursor > base and redis.call('LRANGE', KEYS[2], from - base, cursor - base - 1) or {}
+for _, entry in ipairs(entries) do
   local shard, position = string.match(entry, '^(%d+):(%d+):')
   seen[shard] = position
 end
