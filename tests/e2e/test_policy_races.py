@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
+
 from tests.conftest import InstanceFactory
 from tests.support.client import HttpClient
-from tests.support.instance import Instance
+from tests.support.instance import Instance, wait_until
 from tests.support.relations import add_users
 
 _THREADS = 50
@@ -44,6 +46,32 @@ def _stored(instance: Instance, user_id: int, peer_id: int) -> list[dict[str, An
         found = body["data"]["messages"] + found
         if not body["data"]["more"]:
             return found
+
+
+def test_an_unreadable_quota_never_means_allowed(fresh_instance: InstanceFactory, postgres_url: str) -> None:
+    """While nobody can read who has written before, a second message waits; when it can be read, it is refused (C4)."""
+    instance = _start(fresh_instance, postgres_url)
+    stranger, recipient = add_users(instance, 2)
+    client = HttpClient(instance.base, instance.tokens[stranger])
+    assert client.send(recipient, "first")[0] == 200
+    with psycopg.connect(postgres_url.replace("+psycopg", "")) as locking, locking.cursor() as cursor:
+        cursor.execute("LOCK TABLE first_contact IN ACCESS EXCLUSIVE MODE")
+        status, body = client.send(recipient, "second", respond_async=True)
+        assert status == 202
+        path = f"/api/chat/messages/{body['data']['id']}"
+
+        def somebody_waits() -> bool:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'first_contact'::regclass"
+            return cursor.execute(waiting).fetchone() != (0,)
+
+        for _ in range(2):  # the first try fails, and the next one comes
+            assert wait_until(somebody_waits, 10.0)
+            assert wait_until(lambda: not somebody_waits(), 10.0, 0.01)
+        assert client.get(path)[1]["data"]["status"] == "accepted"
+
+    assert wait_until(lambda: client.get(path)[1]["data"]["status"] == "refused", 20.0)
+    assert client.get(path)[1]["data"]["code"] == "stranger_limit"
+    assert len(_stored(instance, recipient, stranger)) == 1
 
 
 def test_a_quota_of_one_gives_one(fresh_instance: InstanceFactory, database_url: str) -> None:
@@ -83,6 +111,8 @@ def test_an_answered_block_holds(fresh_instance: InstanceFactory, database_url: 
     """
     instance = _start(fresh_instance, database_url)
     sender, recipient = 1, 2  # friends
+    served_by = {HttpClient(instance.base, None).get("/healthz")[1]["data"]["process"] for _ in range(100)}
+    assert len(served_by) == 2  # requests go to both web processes
     tries: list[_Try] = []
     changed = threading.Condition()
     is_over = threading.Event()

@@ -421,7 +421,7 @@ class Web:
         """Open a connection and let it read what it lacks."""
         socket = Socket()
         caller = Caller(user_id, f"uuid-{user_id}", "user", device, f"session-{user_id}-{device}")
-        self.office.connect(caller, socket, protocol, resume)
+        self.office.connect(caller, socket, protocol, resume, wants_notices=False)
         self.let_run()
         return socket
 
