@@ -26,5 +26,9 @@ class FenceLost(ModelError):
         self.shards = shards
 
 
+class FactsChanged(ModelError):
+    """Something a batch was decided on has changed since it was read: read it again and decide again."""
+
+
 class AlreadyDecided(ModelError):
     """A request of the batch, or a first contact, is already in SQL: read what stands and decide the rest again."""

@@ -106,6 +106,18 @@ class FactsCache:
             groups=self._load_groups(connection, groups) if groups else {},
         )
 
+    def still_hold(self, connection: Connection, facts: Facts) -> bool:
+        """Return whether nothing has changed since `load`, and keep it so until the transaction ends.
+
+        Call it in the transaction that commits what was decided on these facts: a block that is answered while a drain is
+        stopped in between must not be overtaken (G5).
+        """
+        return all(
+            _are_current(connection, table, known)
+            for table, known in ((User, facts.users), (Group, facts.groups))
+            if known
+        )
+
     def _load_users(self, connection: Connection, user_ids: set[int]) -> dict[int, UserFacts]:
         versions = connection.execute(select(User.id, User.facts_version).where(User.id.in_(user_ids))).all()
         cached = self._users
@@ -205,6 +217,15 @@ class FactsCache:
 def _existing(connection: Connection, owner: Any, other: Any, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
     """Return those of the (owner, other) pairs that have a row."""
     return {(row[0], row[1]) for row in connection.execute(select(owner, other).where(tuple_(owner, other).in_(pairs)))}
+
+
+def _are_current(connection: Connection, table: Any, known: Mapping[int, UserFacts | GroupFacts]) -> bool:
+    # Shared locks, in the order in which changes take theirs. SQLite needs none: the transaction holds its only one.
+    query = (
+        select(table.id, table.facts_version).where(table.id.in_(known)).order_by(table.id).with_for_update(read=True)
+    )
+    versions = connection.execute(query).all()
+    return len(versions) == len(known) and all(known[row.id].facts_version == row.facts_version for row in versions)
 
 
 def _is_current(entry: UserFacts | GroupFacts | None, version: int) -> bool:

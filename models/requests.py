@@ -10,6 +10,7 @@ import hashlib
 import uuid
 import zlib
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Literal
 
 import orjson
@@ -71,9 +72,14 @@ class Request:
         return hashlib.blake2b(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
+_FIELD_COUNT = len(dataclass_fields(Request))
+
+
 def decode(entry: bytes) -> Request:
-    """Raises ValueError or TypeError: the entry is not a request."""
+    """Raises ValueError: the entry is not a request."""
     fields = orjson.loads(entry)
+    if not isinstance(fields, list) or len(fields) != _FIELD_COUNT:
+        raise ValueError("an entry is an array of a request's fields")
     fields[-2] = tuple(fields[-2]) if fields[-2] else None
     return Request(*fields)
 

@@ -58,7 +58,7 @@ class Applier:
         appends: dict[tuple[int, int], inbox.Appends] = {}
         written: dict[tuple[int, int], list[_Written]] = {}
         cursors: dict[str, int] = {}
-        run(self._client, self._before_inboxes(decided))
+        self._append_to_groups(decided)
         for shard, outcomes in decided.items():
             for outcome in _each_once(outcomes):
                 self._spread(shard, outcome, appends, written)
@@ -68,22 +68,27 @@ class Applier:
             for append, answer in zip(chunk, self._append(chunk), strict=True):
                 _note_deliveries(news, append, answer, written[append.user_id, append.shard], cursors)
             keep_leases()
+        self._leave_tombstones(decided)
         self._note_verdicts(news, [outcome for outcomes in decided.values() for outcome in outcomes], cursors)
         return news
 
-    def _before_inboxes(self, decided: Mapping[int, Sequence[Outcome]]) -> list[Command]:
-        """Give the commands for what entries refer to: group logs first, then what recalls leave of their targets."""
+    def _append_to_groups(self, decided: Mapping[int, Sequence[Outcome]]) -> None:
+        """Write the groups' logs, before the inbox entries that refer to them."""
         logs: dict[int, list[tuple[int, bytes]]] = {}
-        tombstones: list[Command] = []
         for outcomes in decided.values():
             for outcome in _each_once(outcomes):
                 row = outcome.row or {}
                 if row["group_id"] is not None and row["seq"] is not None:
                     logs.setdefault(row["group_id"], []).append((row["seq"], outcome.body))
-                if outcome.target is not None:
-                    tombstones += _tombstones(*outcome.target)
-        appended = [chatlog.append_group_command(g, entries, log_max=self._log_max) for g, entries in logs.items()]
-        return appended + tombstones
+        run(
+            self._client,
+            [chatlog.append_group_command(g, entries, log_max=self._log_max) for g, entries in logs.items()],
+        )
+
+    def _leave_tombstones(self, decided: Mapping[int, Sequence[Outcome]]) -> None:
+        """Replace what was recalled. After the appends: only these make sure that there is an inbox to replace it in."""
+        targets = [o.target for outcomes in decided.values() for o in _each_once(outcomes) if o.target is not None]
+        run(self._client, [command for target in targets for command in _tombstones(*target)])
 
     def _spread(
         self,

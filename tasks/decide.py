@@ -15,7 +15,7 @@ import orjson
 
 from models import audiences, bodies, first_contacts, messages, shards
 from models.database import Database
-from models.errors import AlreadyDecided
+from models.errors import AlreadyDecided, DatabaseUnavailable, FactsChanged, ModelError
 from models.facts import NO_RELATION, Facts, FactsCache
 from models.requests import Request
 from tasks import policy
@@ -82,6 +82,7 @@ class Decider:
         """
         requests = [request for shard_requests in batch.values() for request in shard_requests]
         standing: dict[str, Any] = {}
+        met: ModelError | None = None
         for _ in range(_MAX_TRIES):
             with self._database.reading() as connection:
                 self._load_order(connection, requests)
@@ -91,12 +92,17 @@ class Decider:
                 contacts = first_contacts.load(connection, strangers) if strangers else {}
             try:
                 return _Decision(self, batch, fences, facts, standing, recalled, contacts).commit()
-            except AlreadyDecided:
+            except FactsChanged as changed:
+                met = changed
+                facts = self.gather(requests)
+            except AlreadyDecided as stands:
                 # A redo after a crash, or a client's repeat: what stands in SQL counts, the rest is decided again.
+                met = stands
                 self.forget_order()
                 with self._database.reading() as connection:
                     standing = messages.load_decisions(connection, [request.id for request in requests])
-        raise RuntimeError(f"a batch of {len(requests)} met a decision that stands {_MAX_TRIES} times in a row")
+        # Somebody else is always first. The batch waits, as it does for any other trouble with the database.
+        raise DatabaseUnavailable(f"a batch of {len(requests)} was overtaken {_MAX_TRIES} times in a row") from met
 
     def give_up(self, shard: int, request: Request, fence: int) -> Outcome:
         """Refuse a request that fails whatever is tried, unless it was decided before. Raises FenceLost."""
@@ -167,6 +173,8 @@ class _Decision:
             for row in self._rows:
                 taken[row["shard"]] += 1
                 row["shard_seq"] = taken[row["shard"]]
+            if not self._decider._cache.still_hold(connection, self._facts):
+                raise FactsChanged
             for group_id, version in new_audiences:
                 audiences.record(connection, group_id, version, self._facts.groups[group_id].active_member_ids)
             messages.insert_decisions(connection, self._rows)

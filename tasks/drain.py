@@ -117,7 +117,10 @@ class Drain:
         heads, waiting = self._look()
         if waiting and self._take_free(waiting):
             heads, _ = self._look()
-        return {shard: self._decode(shard, raw) for shard, raw in heads.items() if raw}
+        decoded = {shard: self._decode(shard, raw) for shard, raw in heads.items() if raw}
+        if all(head.requests for head in decoded.values()):
+            return decoded
+        return self._read()  # an entry was buried: look at what stood behind it
 
     def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:
         others = [shard for shard in self._shards if shard not in self._fences]
@@ -128,12 +131,12 @@ class Drain:
         for entry in raw:
             try:
                 requests.append(decode(entry))
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 # Nobody can be told: it says neither who sent it nor what it is.
                 log.error("entry_undecodable", shard=shard, error=str(error))
                 if not requests:
                     self._bury(shard, entry)
-                    return Head([], [])
+                    return self._decode(shard, raw[1:])
                 break
         return Head(raw[: len(requests)], requests)
 
@@ -166,34 +169,37 @@ class Drain:
 
     # Settling
 
-    def _settle(self, batch: Batch) -> None:
-        """Settle a batch; where it fails for a reason of its own, settle its halves, down to the one request at fault."""
-        batch = {shard: head for shard, head in batch.items() if head.requests and shard in self._fences}
-        if not batch:
-            return
+    def _settle(self, batch: Batch) -> bool:
+        """Settle a batch; where it fails for a reason of its own, settle its halves, down to the one request at fault.
+
+        False: not all of it left the outbox, so what lies behind it must be read again, not popped.
+        """
+        if not batch.keys() <= self._fences.keys():
+            return False
         try:
-            self._settle_whole(batch)
+            return self._settle_whole(batch)
         except FenceLost as lost:
             self._drop_shards(lost.shards)
+            return False
         except ModelError:
             raise  # a dependency is away: the batch waits for it
         except Exception as error:
-            if sum(len(head.requests) for head in batch.values()) == 1:
-                self._fail_alone(batch, error)
-                return
-            log.warning("batch_failed", requests=sum(len(head.requests) for head in batch.values()), error=repr(error))
-            for half in _halves(batch):
-                self._settle(half)
+            failure = error
+        requests = sum(len(head.requests) for head in batch.values())
+        if requests == 1:
+            return self._fail_alone(batch, failure)
+        log.warning("batch_failed", requests=requests, error=repr(failure))
+        return all(self._settle(half) for half in _halves(batch))
 
-    def _settle_whole(self, batch: Batch) -> None:
+    def _settle_whole(self, whole: Batch) -> bool:
         started = time.monotonic()
-        requests = [request for head in batch.values() for request in head.requests]
-        facts = self._decider.gather(requests)
-        batch = self._bound_deliveries(batch, facts)
+        facts = self._decider.gather([request for head in whole.values() for request in head.requests])
+        batch = self._bound_deliveries(whole, facts)
         decided = self._decider.decide({s: head.requests for s, head in batch.items()}, self._fences, facts)
         news = self._applier.apply(decided, self._keep_leases)
         self._publish_and_pop(batch, news)
         self._count([outcome for outcomes in decided.values() for outcome in outcomes], started)
+        return batch == whole
 
     def _bound_deliveries(self, batch: Batch, facts: Facts) -> Batch:
         """Cut the batch where it would make more deliveries than one batch may: the rest is read again."""
@@ -217,19 +223,23 @@ class Drain:
         pops = [outbox.pop_command(shard, self._token, len(head.raw)) for shard, head in batch.items()]
         run(self._client, [*news.commands(), *pops])
 
-    def _fail_alone(self, batch: Batch, error: Exception) -> None:
-        """Count a failure of a single request; after the third, refuse it and bury its entry."""
+    def _fail_alone(self, batch: Batch, error: Exception) -> bool:
+        """Count a failure of a single request; after the third, refuse it and bury its entry. Returns as `_settle` does."""
         ((shard, head),) = batch.items()
         request = head.requests[0]
         self._failures[request.id] += 1
         if self._failures[request.id] < _MAX_FAILURES:
-            self._settle(batch)
-            return
+            return self._settle(batch)
         del self._failures[request.id]
         log.error("request_failed", message_id=request.id, shard=shard, error=repr(error), exc_info=error)
-        outcome = self._decider.give_up(shard, request, self._fences[shard])
+        try:
+            outcome = self._decider.give_up(shard, request, self._fences[shard])
+        except FenceLost as lost:
+            self._drop_shards(lost.shards)
+            return False
         self._bury(shard, head.raw[0], self._applier.apply({shard: [outcome]}, self._keep_leases))
         self._count([outcome], time.monotonic())
+        return True
 
     def _bury(self, shard: int, entry: bytes, news: News | None = None) -> None:
         published = news.commands() if news else []

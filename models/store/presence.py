@@ -26,11 +26,12 @@ class Connected:
     base: int
     acknowledged: int
     former: str | None  # the connection that was live before this one
+    is_new_device: bool
 
     @classmethod
     def parse(cls, answer: Any) -> Connected:
-        epoch, newest, base, acknowledged, former = answer
-        return cls(epoch.decode() or None, newest, base, acknowledged, former.decode() or None)
+        epoch, newest, base, acknowledged, former, is_new = answer
+        return cls(epoch.decode() or None, newest, base, acknowledged, former.decode() or None, bool(is_new))
 
 
 def connection_name(process_id: str, number: int, protocol: int) -> str:

@@ -133,7 +133,8 @@ def test_a_protocol_1_sender_gets_no_frame(instance: Instance, friends: tuple[in
         HttpClient(instance.base, instance.tokens[recipient_id]).send(sender_id, answer)
         socket.wait_for_text(answer)
 
-        assert [message["from_id"] for message in socket.messages] == [recipient_id]
+        # What other tests have left for this user may come too, but nothing he sent himself.
+        assert sender_id not in [message["from_id"] for message in socket.messages]
 
 
 @pytest.mark.parametrize("state", ["unknown", "disabled"])

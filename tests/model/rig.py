@@ -177,6 +177,8 @@ class SteppedPipeline:
         self._commands.append(command)
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
+        if not self._commands:
+            return []  # nothing is sent
         number = self._steps.begin("redis: " + ", ".join(dict.fromkeys(map(_command_name, self._commands))))
         is_cut = self._steps.is_cut(number)
         commands = self._commands[: len(self._commands) // 2] if is_cut else self._commands

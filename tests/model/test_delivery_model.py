@@ -60,7 +60,7 @@ class Link:
     answered: int = 0  # pings answered
     is_from_future: bool = False  # its client claimed a cursor that was never given
     reset_to: int | None = None
-    is_orphan: bool = False  # presence forgot it with Redis's data. KNOWN GAP: nothing replaces or revives it then
+    is_orphan: bool = False  # presence forgot it with Redis's data: it is sent away when it reads, not replaced
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -338,7 +338,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             self._acknowledge(client, {key for at, key in client.by_cursor.items() if at <= cursor})
 
     def _acknowledge(self, client: Client, some: set[Key]) -> None:
-        if client.epoch in ("", self._epoch(client.user_id)) and self.epochs.get(client.user_id):
+        is_orphan = self.links[client.user_id, client.device][-1].is_orphan
+        if client.epoch == self._epoch(client.user_id) or (client.protocol == 1 and not is_orphan):
             client.acknowledged |= some
         else:
             client.forgotten |= some  # Redis was emptied, and nobody has noticed yet
@@ -364,7 +365,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             client.forgotten |= client.acknowledged
             client.acknowledged = set()
             if client.is_known and not self._has_checkpoint(client):
-                # KNOWN GAP: such a device is forgotten; see test_a_device_that_never_acknowledged_keeps_its_tail
+                # Nobody has kept that there is such a device: it begins anew.
                 client.excused |= stored
                 client.is_known = False
             for former in self.links[place][:-1]:
@@ -384,15 +385,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         for place, links in self.links.items():
             for link in links:
                 self._consume(self.clients[place], link)
-                if link.is_orphan and not link.socket.is_open:
-                    self._meet_again(self.clients[place])
             self.links[place] = [link for link in links if link.socket.is_open]
-
-    def _meet_again(self, client: Client) -> None:
-        """Take note that a device which Redis forgot has registered itself anew by reading its inbox."""
-        if not client.is_known:
-            client.excused |= {key_of(row) for row in self._stored()}
-            client.is_known = True
 
     def _consume(self, client: Client, link: Link) -> None:
         frames, link.read = link.socket.frames[link.read :], len(link.socket.frames)
@@ -416,7 +409,6 @@ class DeliveryMachine(RuleBasedStateMachine):
             client.by_cursor = {}
         client.epoch, client.cursor, link.reset_to = frame["epoch"], -1, frame["to"]
         link.shown.clear()
-        self._meet_again(client)
         still_there = set(self._inbox(client.user_id).values())
         client.excused |= {key_of(row) for row in self._stored()} - still_there - client.seen
 

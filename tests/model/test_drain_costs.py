@@ -16,8 +16,8 @@ from tests.model.rig import GROUP_ID, Rig
 
 # Of one batch in the steady state, whatever it holds: append group logs, append inboxes, publish and pop.
 _ROUND_TRIPS_PER_BATCH = 3
-# Users' versions, groups' versions; positions of a shard, insert of its rows.
-_STATEMENTS_PER_BATCH = 4
+# Versions of users and groups; positions of a shard, both versions again, insert of its rows.
+_STATEMENTS_PER_BATCH = 6
 # Of a drain, however much it settles: answer the bell, look, take leases, look again; then the look that finds nothing, and
 # the release of the leases.
 _ROUND_TRIPS_PER_DRAIN = 6

@@ -145,8 +145,10 @@ class Connection:
 
     def settle(self, message_id: str, ref: Any, body: bytes, cursor: int) -> None:
         """Write the result of a send whose entry this socket does not get, or got long ago. Not before the inbox is read."""
-        if self._is_reading:
+        if self._is_reading or cursor > self.written:
+            # Its cursor must not pass entries that this socket was not told of: they are read first.
             self._settled.append((message_id, ref, body, cursor))
+            self._read_soon()
         elif self.take_ref(message_id, ref):
             self.send_text(frames.send_result(ref, message_id, body, cursor))
 
@@ -167,31 +169,26 @@ class Connection:
         self.written = max(self.written, acknowledged)
         self._read_soon()
 
-    def adopt(self, epoch: str, acknowledged: int, base: int) -> None:
-        """Go on under a new epoch: the inbox was lost and opened anew, so cursors of before mean nothing."""
-        if self.protocol == 1:
-            # It may get again what it has been written: not on one connection, so it has to come back (G3).
-            self.transport.abort()
-            return
-        self.epoch, self.acknowledged, self.written = epoch, acknowledged, max(acknowledged, base)
-        self._newest, self._ping_cursor = 0, None
-        self.send_text(frames.reset(epoch, 1, self.written))
-
     def catch_up(self) -> None:
         """Write everything the inbox holds after what was written, until there is nothing newer. May wait."""
-        while self.transport.is_open and self.is_live:
+        while not self._is_over():
             if not self._await_room():
                 self.drop_slow()
                 break
-            heard_of, epoch = self._newest, self.epoch
+            heard_of = self._newest
             try:
                 page = self._office.read_inbox(self, _PAGE_ENTRIES)
             except ModelError as error:
                 log.warning("inbox_unreadable", user_id=self.user_id, error=str(error))
                 gevent.sleep(_RETRY_SECONDS)
                 continue
-            if page.epoch != epoch or not self.is_live:
-                continue  # the office has adopted another epoch meanwhile, and the page was read by a cursor of before
+            if page.epoch != self.epoch:
+                # The inbox was lost, and cursors of before mean nothing. On this connection the client could not tell
+                # an acknowledgement of old from one of new, nor may it get a message twice: it has to come back.
+                self.leave(CloseCode.RESTARTING)
+                break
+            if self._is_over():
+                break
             if not self._take_page(page):
                 self.drop_slow()
                 break
@@ -201,8 +198,12 @@ class Connection:
                 break
         self._is_reading = False
         settled, self._settled = self._settled, []
-        for verdict in settled:
-            self.settle(*verdict)
+        for message_id, ref, body, cursor in settled:
+            self.settle(message_id, ref, body, cursor if cursor <= self.written else 0)
+
+    def _is_over(self) -> bool:
+        """Return whether this socket is to be written nothing more, as may have come about while it waited."""
+        return not (self.transport.is_open and self.is_live)
 
     def _read_soon(self) -> None:
         if not self._is_reading:

@@ -148,6 +148,8 @@ class SocketOffice:
             inbox_max = self._settings.inbox_max_entries
             self._store.call(offload(self._database, load_inbox, self._database, connection.user_id, inbox_max))
             connected = presence.Connected.parse(self._store.call(command))
+        if connected.is_new_device:
+            self._unchecked.add(connection.user_id)  # that there is such a device must survive the loss of Redis's data
         return connected
 
     def closed(self, connection: Connection) -> None:
@@ -226,9 +228,6 @@ class SocketOffice:
     def read_inbox(self, connection: Connection, most: int) -> Page:
         command = inbox.read_command(connection.user_id, connection.written, most)
         page = inbox.parse_page(self._store.call(command), connection.written)
-        if page.epoch != connection.epoch:
-            connected = self._register(connection)  # opens the inbox anew, and presence with it: both were lost
-            connection.adopt(connected.epoch or "", connected.acknowledged, connected.base)
         return self._with_group_bodies(page)
 
     def _with_group_bodies(self, page: Page) -> Page:
