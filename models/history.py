@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from models import audiences, read_markers
+from models import audiences, groups, read_markers
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
 from models.messages import STORED, Message
@@ -40,15 +40,18 @@ def load_page(
 ) -> tuple[list[str], bool]:
     """Return up to `limit` Messages as JSON, oldest first, and whether there are older ones.
 
-    before_seq: exclusive; None = the newest page.
+    before_seq: exclusive; None = the newest page. Of a group, only members are shown anything, back to when they came.
     """
+    if conversation.startswith("group:") and not groups.is_member(connection, int(conversation[6:]), user_id):
+        return [], False
     found: list[Any] = []
     while len(found) <= limit:
         query = select(Message.__table__).where(Message.conversation == conversation, Message.verdict == STORED)
         query = query.where(Message.seq.is_not(None) if before_seq is None else Message.seq < before_seq)
         rows = list(connection.execute(query.order_by(Message.seq.desc()).limit(limit + 1)))
-        found += list(_heard(connection, rows, user_id))
-        if len(rows) <= limit:
+        heard = _heard(connection, rows, user_id)
+        found += heard
+        if len(rows) <= limit or not heard:
             break
         before_seq = rows[-1].seq
     page = found[:limit]
@@ -68,22 +71,22 @@ def load_conversations(connection: Connection, user_id: int) -> list[Conversatio
         .where(GroupMember.user_id == user_id, GroupMember.status.in_((ACTIVE, MUTED)))
     ).all()
     newest = {name: seq or 0 for name, seq in connection.execute(singles.group_by(Message.conversation))}
-    groups = {f"group:{row.id}": row for row in group_rows}
-    if groups:
-        of_groups = select(Message.conversation, func.max(Message.seq)).where(Message.conversation.in_(groups))
+    my_groups = {f"group:{row.id}": row for row in group_rows}
+    if my_groups:
+        of_groups = select(Message.conversation, func.max(Message.seq)).where(Message.conversation.in_(my_groups))
         newest |= {name: seq for name, seq in connection.execute(of_groups.group_by(Message.conversation)) if seq}
     last = _load_last(connection, newest)
-    peers = {name: _peer_of(name, user_id) for name in newest if name not in groups}
+    peers = {name: _peer_of(name, user_id) for name in newest if name not in my_groups}
     users = _load_users(connection, user_id, list(peers.values()))
     found = []
     for name, seq in newest.items():
         row, read_seq = last[name], markers.get(name, 0)
         heard = _heard(connection, [row], user_id)
-        shown = groups[name] if name in groups else users.get(peers[name])
+        shown = my_groups[name] if name in my_groups else users.get(peers[name])
         found.append(
             Conversation(
-                chat_type="group" if name in groups else "single",
-                peer_id=groups[name].id if name in groups else peers[name],
+                chat_type="group" if name in my_groups else "single",
+                peer_id=my_groups[name].id if name in my_groups else peers[name],
                 name=(shown.name if shown else ""),
                 avatar=(shown.avatar if shown else ""),
                 last=body_for(row, user_id) if heard else None,
@@ -136,6 +139,7 @@ def _count_unread(connection: Connection, user_id: int, conversation: str, read_
         Message.seq > read_seq,
         Message.verdict == STORED,
         Message.sender_id != user_id,
+        Message.is_recalled.is_(False),
     )
     # Of a group, what was said before he came is not his to read.
     return sum(row.count for row in _heard(connection, list(connection.execute(query.group_by(*audience))), user_id))

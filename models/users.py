@@ -77,7 +77,10 @@ def load_profile(connection: Connection, user_id: int) -> Profile | None:
 _PROFILE = text(
     """
     SELECT id, nickname, username, avatar,
-      EXISTS (SELECT 1 FROM group_user WHERE user_id = u.id AND status = 1) AS has_groups,
+      EXISTS (
+        SELECT 1 FROM group_user m JOIN "group" g ON g.id = m.group_id
+        WHERE m.user_id = u.id AND m.status = 1 AND g.status = 1
+      ) AS has_groups,
       EXISTS (SELECT 1 FROM goodfriend WHERE user_id = u.id AND status = 1 AND isblack = 0) AS has_friends
     FROM "user" u WHERE id = :user_id
     """

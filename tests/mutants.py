@@ -40,8 +40,8 @@ MUTANTS = (
         "verdict-before-commit",
         "G1: verdicts and inboxes go out, the decision rows are never committed",
         "tasks/decide.py",
-        "        if self._rows:\n            self._insert()\n        return {shard",
-        "        return {shard",
+        "        if self._rows:\n            self._insert()\n",
+        "",
         CRASHES,
     ),
     Mutant(
@@ -200,8 +200,8 @@ MUTANTS = (
         "recall-leaves-the-inbox",
         "G8: a recalled message is still shown to who comes later (ORIG D3)",
         "tasks/apply.py",
-        "                    tombstones += _tombstones(*outcome.target)",
-        "                    pass",
+        "        self._leave_tombstones(decided)\n",
+        "",
         MODEL,
     ),
     Mutant(
