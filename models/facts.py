@@ -13,8 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select, tuple_
 
+from models.blocks import Block
+from models.follows import Follow
 from models.friendships import Friendship
-from models.groups import ACTIVE, Group, GroupMember
+from models.groups import ACTIVE, MUTED, Group, GroupMember
 from models.users import User
 
 _MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache starts anew
@@ -43,11 +45,12 @@ class RelationFacts:
 
     is_friend: bool  # the owner lists the other as friend
     remark: str  # the owner's private name for the other
-    friend_status: int  # the administrator's switch on that row
-    is_black: bool
+    is_enabled: bool  # the administrator's switch on that row
+    is_blocked: bool  # the owner has blocked the other, on his friend row or apart from it
+    is_following: bool  # the owner follows the other
 
 
-NO_RELATION = RelationFacts(is_friend=False, remark="", friend_status=1, is_black=False)
+NO_RELATION = RelationFacts(is_friend=False, remark="", is_enabled=True, is_blocked=False, is_following=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +160,17 @@ class FactsCache:
                 Friendship.isblack,
             )
             rows = {(row[0], row[1]): row for row in connection.execute(select(*columns).where(key.in_(missing)))}
+            blocked = _existing(connection, Block.blocker_id, Block.blocked_id, missing)
+            followed = _existing(connection, Follow.follower_id, Follow.followed_id, missing)
             for pair in missing:
                 row = rows.get(pair)
-                relation = RelationFacts(True, row.nickname, row.status, bool(row.isblack)) if row else NO_RELATION
+                relation = RelationFacts(
+                    is_friend=row is not None,
+                    remark=row.nickname if row else "",
+                    is_enabled=row is None or row.status == ACTIVE,
+                    is_blocked=pair in blocked or (row is not None and bool(row.isblack)),
+                    is_following=pair in followed,
+                )
                 cached[pair] = (users[pair[0]].facts_version, relation)
                 found[pair] = relation
         return found
@@ -193,7 +204,7 @@ class FactsCache:
                     muted_until_ms=row.muted_until_ms,
                     facts_version=row.facts_version,
                     members=members[row.id],
-                    active_member_ids=[i for i, member in members[row.id].items() if member.status == ACTIVE],
+                    active_member_ids=[i for i, member in members[row.id].items() if member.status in (ACTIVE, MUTED)],
                 )
         return {group_id: cached[group_id] for group_id, _ in versions if group_id in cached}
 
@@ -201,6 +212,11 @@ class FactsCache:
         for cache in (self._users, self._relations, self._groups):
             if len(cache) > _MAX_CACHED:
                 cache.clear()
+
+
+def _existing(connection: Connection, owner: Any, other: Any, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Return those of the (owner, other) pairs that have a row."""
+    return {(row[0], row[1]) for row in connection.execute(select(owner, other).where(tuple_(owner, other).in_(pairs)))}
 
 
 def _are_current(connection: Connection, table: Any, known: Mapping[int, UserFacts | GroupFacts]) -> bool:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    select,
     update,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -26,7 +27,9 @@ from models.database import Base, insert_missing
 from models.users import now_utc
 
 ACTIVE = 1
+MUTED = 0  # a membership ORIG muted by its status: receives, may not send (C20)
 PENDING = 2  # a membership that waits for the owner's approval
+UNTIL_LIFTED = -1  # of `muted_until_ms`
 
 
 class Group(Base):
@@ -69,6 +72,37 @@ def add_members(connection: Connection, group_id: int, user_ids: Iterable[int]) 
     """Make users active members. Members that exist are left as they are."""
     rows = [{"group_id": group_id, "user_id": user_id} for user_id in user_ids]
     insert_missing(connection, GroupMember, rows, key=("group_id", "user_id"))
+    touch_facts(connection, group_id)
+
+
+def load_owner_id(connection: Connection, group_id: int) -> int | None:
+    """Return the owner of an active group, None where there is no such group."""
+    return connection.execute(
+        select(Group.user_id).where(Group.id == group_id, Group.status == ACTIVE)
+    ).scalar_one_or_none()
+
+
+def is_member(connection: Connection, group_id: int, user_id: int) -> bool:
+    """Return whether the user is a member who receives: active, or muted."""
+    mine = (GroupMember.group_id == group_id, GroupMember.user_id == user_id)
+    status = connection.execute(select(GroupMember.status).where(*mine)).scalar_one_or_none()
+    return status in (ACTIVE, MUTED)
+
+
+def mute_member(connection: Connection, group_id: int, user_id: int, until_ms: int) -> bool:
+    """Mute a member until a time, UNTIL_LIFTED, or 0 to unmute him. False: he is no member."""
+    mine = (GroupMember.group_id == group_id, GroupMember.user_id == user_id, GroupMember.status.in_((ACTIVE, MUTED)))
+    # The status ORIG muted by is made an ordinary membership, so that unmuting lifts it too.
+    changed = update(GroupMember).where(*mine).values(muted_until_ms=until_ms, status=ACTIVE)
+    if connection.execute(changed).rowcount != 1:
+        return False
+    touch_facts(connection, group_id)
+    return True
+
+
+def mute_all(connection: Connection, group_id: int, until_ms: int) -> None:
+    """Mute everybody but the owner until a time, UNTIL_LIFTED, or 0 to lift it."""
+    connection.execute(update(Group).where(Group.id == group_id).values(muted_until_ms=until_ms))
     touch_facts(connection, group_id)
 
 

@@ -1,24 +1,32 @@
 """Every table of the database. Importing this module makes `db.metadata` whole, for migrations and tests."""
 
 from models.audiences import Audience
+from models.blocks import Block
+from models.first_contacts import FirstContact
+from models.follows import Follow
 from models.friendships import Friendship
 from models.groups import Group, GroupMember
 from models.messages import Message
 from models.notices import PendingNotice
 from models.positions import DevicePosition
+from models.read_markers import ReadMarker
 from models.sessions import ChatSession
 from models.shards import Shard
 from models.users import User
 
 __all__ = [
     "Audience",
+    "Block",
     "ChatSession",
     "DevicePosition",
+    "FirstContact",
+    "Follow",
     "Friendship",
     "Group",
     "GroupMember",
     "Message",
     "PendingNotice",
+    "ReadMarker",
     "Shard",
     "User",
 ]

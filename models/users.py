@@ -6,9 +6,10 @@ transaction, so that a worker can tell with one query whether what it has cached
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Connection, DateTime, Integer, SmallInteger, String, Text, select, update
+from sqlalchemy import BigInteger, Connection, DateTime, Integer, SmallInteger, String, Text, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base
@@ -51,6 +52,39 @@ class User(Base):
 def load_status(connection: Connection, user_id: int) -> int | None:
     """Return the user's status, None where no such user exists."""
     return connection.execute(select(User.status).where(User.id == user_id)).scalar_one_or_none()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What greetings say of a user."""
+
+    id: int
+    name: str
+    avatar: str
+    has_groups: bool
+    has_friends: bool
+
+
+def load_profile(connection: Connection, user_id: int) -> Profile | None:
+    """Return what greetings say of a user, None where no such user exists."""
+    row = connection.execute(_PROFILE, {"user_id": user_id}).one_or_none()
+    if row is None:
+        return None
+    return Profile(row.id, row.nickname or row.username, row.avatar, bool(row.has_groups), bool(row.has_friends))
+
+
+# In one statement, since every connect asks it. The tables are named, not imported: they build on this one.
+_PROFILE = text(
+    """
+    SELECT id, nickname, username, avatar,
+      EXISTS (
+        SELECT 1 FROM group_user m JOIN "group" g ON g.id = m.group_id
+        WHERE m.user_id = u.id AND m.status = 1 AND g.status = 1
+      ) AS has_groups,
+      EXISTS (SELECT 1 FROM goodfriend WHERE user_id = u.id AND status = 1 AND isblack = 0) AS has_friends
+    FROM "user" u WHERE id = :user_id
+    """
+)
 
 
 def touch_facts(connection: Connection, *user_ids: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from models import audiences, bodies, messages, shards
+from models import audiences, bodies, first_contacts, messages, shards
 from models.database import Database
 from models.errors import AlreadyDecided, DatabaseUnavailable, FactsChanged, ModelError
 from models.facts import NO_RELATION, Facts, FactsCache
@@ -88,8 +88,10 @@ class Decider:
                 self._load_order(connection, requests)
                 targets = [request.data for request in requests if request.kind == "recall"]
                 recalled = messages.load_decisions(connection, targets) if targets else {}
+                strangers = _strangers(requests, facts)
+                contacts = first_contacts.load(connection, strangers) if strangers else {}
             try:
-                return _Decision(self, batch, fences, facts, standing, recalled).commit()
+                return _Decision(self, batch, fences, facts, standing, recalled, contacts).commit()
             except FactsChanged as changed:
                 met = changed
                 facts = self.gather(requests)
@@ -105,7 +107,7 @@ class Decider:
     def give_up(self, shard: int, request: Request, fence: int) -> Outcome:
         """Refuse a request that fails whatever is tried, unless it was decided before. Raises FenceLost."""
         try:
-            return _Decision(self, {shard: [request]}, {shard: fence}, _NO_FACTS, {}, {}).give_up()
+            return _Decision(self, {shard: [request]}, {shard: fence}, _NO_FACTS, {}, {}, {}).give_up()
         except AlreadyDecided:
             # It stands, so it has a verdict that the sender gets when he asks; only applying it fails.
             return Outcome(replace(request, reply_to=None), "internal_error")
@@ -129,6 +131,7 @@ class _Decision:
         facts: Facts,
         standing: Mapping[str, Any],
         recalled: Mapping[str, Any],
+        contacts: Mapping[tuple[int, int], str],
     ) -> None:
         self._decider = decider
         self._batch = batch
@@ -136,10 +139,12 @@ class _Decision:
         self._facts = facts
         self._standing = standing
         self._recalled = recalled
+        self._contacts = contacts
         self._now_ms = time.time_ns() // 1_000_000
         self._rows: list[dict[str, Any]] = []
         self._outcomes: dict[str, Outcome] = {}  # by request id
         self._seqs: dict[str, int] = {}
+        self._first_contacts: dict[tuple[int, int], Request] = {}  # made in this batch
         self._left: dict[str, tuple[bytes, bytes]] = {}  # by id of what this batch recalls: what is left of it
 
     def commit(self) -> dict[int, list[Outcome]]:
@@ -173,6 +178,8 @@ class _Decision:
             for group_id, version in new_audiences:
                 audiences.record(connection, group_id, version, self._facts.groups[group_id].active_member_ids)
             messages.insert_decisions(connection, self._rows)
+            if self._first_contacts:
+                first_contacts.record(connection, [_contact(r) for r in self._first_contacts.values()])
             for outcome in self._outcomes.values():
                 if outcome.target is not None and outcome.code is None:
                     target, body, sender_body = outcome.target
@@ -197,12 +204,14 @@ class _Decision:
             return self._decide_recall(shard, request)
         if request.kind == "notice":
             return self._tell_notice(shard, request)
-        verdict = policy.decide(request, self._facts)
+        verdict = self._verdict(request)
         sender = self._facts.users.get(request.sender_id)
         if isinstance(verdict, policy.Refused) or sender is None:
             return self._refused(
                 shard, request, verdict.code if isinstance(verdict, policy.Refused) else "user_disabled"
             )
+        if verdict.is_first_contact:
+            self._first_contacts[request.sender_id, request.to_id] = request
         seq = self._next_seq(request.conversation)
         if request.chat_type == "group":
             group = self._facts.groups[request.to_id]
@@ -215,6 +224,17 @@ class _Decision:
         body = bodies.encode(bodies.personalised(message, from_name=from_name))
         sender_body = bodies.encode(bodies.personalised(message, to_name=to_name)) if from_name or to_name else body
         return self._stored(shard, request, seq, body, sender_body)
+
+    def _verdict(self, request: Request) -> policy.Verdict:
+        if request.chat_type == "group":
+            return policy.decide_group(
+                policy.speaker_facts(request.sender_id, request.to_id, self._facts, self._now_ms)
+            )
+        pair = (request.sender_id, request.to_id)
+        contact = "open" if pair in self._first_contacts else self._contacts.get(pair)
+        return policy.decide_single(
+            policy.single_facts(request.sender_id, request.role, request.to_id, self._facts, contact)
+        )
 
     def _tell_notice(self, shard: int, request: Request) -> Outcome:
         notice = orjson.loads(request.data)
@@ -333,6 +353,22 @@ class _Decision:
             own = original["body_for_sender"].encode() if original["body_for_sender"] else left
             target = (original, left, own)
         return Outcome(request, None, row, body, sender_body, recipient_ids, target)
+
+
+def _strangers(requests: Sequence[Request], facts: Facts) -> list[tuple[int, int]]:
+    """Return the (sender, recipient) pairs of those sends whose verdict may depend on a first contact."""
+    pairs = {(r.sender_id, r.to_id) for r in requests if r.kind == "send" and r.chat_type == "single"}
+    return [pair for pair in pairs if not facts.relations.get(pair[::-1], NO_RELATION).is_friend]
+
+
+def _contact(request: Request) -> dict[str, Any]:
+    return {
+        "sender_id": request.sender_id,
+        "recipient_id": request.to_id,
+        "message_id": request.id,
+        "state": "open",
+        "created_at_ms": request.created_at_ms,
+    }
 
 
 def _repeat(first: Outcome, request: Request) -> Outcome:

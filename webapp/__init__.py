@@ -23,7 +23,7 @@ from schemas.params import InvalidParams
 from settings import Settings
 from tasks.celery_app import make_celery
 from webapp import cli
-from webapp.api import health, messages
+from webapp.api import groups, health, history, messages, relations
 from webapp.auth import Gatekeeper
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
@@ -87,6 +87,9 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(
         messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry, office, states)
     )
+    app.register_blueprint(groups.make_blueprint(gatekeeper, database))
+    app.register_blueprint(history.make_blueprint(gatekeeper, database))
+    app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(health.make_blueprint(process_id, database, store, listener))
     sock = flask_sock.Sock(app)
     endpoint.add_route(sock, gatekeeper, office)

@@ -43,6 +43,34 @@ _FAILURES = [
     Failure(
         "recipient_unavailable", 400, "对方不存在或者被禁用，不能发消息", "The recipient does not exist or is disabled"
     ),
+    Failure("self", 400, "不能给自己发消息", "You cannot write to yourself"),
+    Failure(
+        "blocked_by_recipient",
+        400,
+        "对方把你拉黑了，不能发消息",
+        "The recipient has blocked you",
+        zh_user="对方把你拉黑了，不能发送消息",
+    ),
+    Failure(
+        "relation_disabled",
+        400,
+        "系统把你们拉黑了，不能发消息",
+        "An administrator has disabled this relation",
+        zh_user="系统把你们拉黑了，不能发送消息",
+    ),
+    Failure(
+        "blocked_by_sender",
+        400,
+        "您已把对方拉黑，请先解除拉黑再发消息",
+        "You have blocked the recipient: unblock first",
+    ),
+    Failure("follow_required", 400, "需要先关注对方才能发送消息", "You have to follow the recipient first"),
+    Failure(
+        "stranger_limit",
+        400,
+        "在成为好友之前，对方只允许向他发一条消息",
+        "The recipient takes one message from strangers",
+    ),
     Failure(
         "friends_only",
         400,
@@ -53,6 +81,15 @@ _FAILURES = [
     Failure(
         "group_unavailable", 400, "群不存在或者已解散或者被封禁，无法发消息", "The group does not exist or is closed"
     ),
+    Failure(
+        "membership_pending",
+        400,
+        "您的入群申请正在等待群主同意，暂时无法发消息",
+        "Your request to join waits for the owner's approval",
+    ),
+    Failure("muted", 400, "您已被禁言，无法发消息", "You are muted in this group"),
+    Failure("group_muted", 400, "群主已开启全员禁言，无法发消息", "The owner has muted the whole group"),
+    Failure("not_owner", 400, "只有群主才能操作", "Only the owner of the group may do this"),
     Failure("not_member", 400, "您不在群里，无法发消息", "You are not a member of this group"),
     Failure("message_not_found", 400, "消息不存在，无法撤回", "There is no such message of yours to recall"),
     Failure("already_recalled", 400, "消息已经撤回", "The message is recalled already"),

@@ -54,6 +54,7 @@ from webapp.sockets.wire import Opcode
 
 PROCESS_ID = "web"
 GROUP_ID = 1
+_FRIENDS_ONLY = '{"chatset":{"visitor":{"sendCount":0},"user":{"sendCount":0}}}'  # unfriending is a block then
 STRANGER_ID = 9  # a user whom nobody has as a friend, and who is in no group
 
 Moment = Literal["before", "part", "after"]
@@ -423,7 +424,7 @@ class Web:
         """Open a connection and let it read what it lacks."""
         socket = Socket()
         caller = Caller(user_id, f"uuid-{user_id}", "user", device, f"session-{user_id}-{device}")
-        self.office.connect(caller, socket, protocol, resume)
+        self.office.connect(caller, socket, protocol, resume, wants_notices=False)
         self.let_run()
         return socket
 
@@ -553,7 +554,14 @@ class Rig:
             for table in reversed(tables.Message.metadata.sorted_tables):
                 connection.execute(delete(table))
             rows = [
-                {"id": user_id, "uuid": f"uuid-{user_id}", "username": name, "password": ""} for user_id, name in people
+                {
+                    "id": user_id,
+                    "uuid": f"uuid-{user_id}",
+                    "username": name,
+                    "password": "",
+                    "userset": _FRIENDS_ONLY,
+                }
+                for user_id, name in people
             ]
             connection.execute(insert(tables.User), rows)
             friendships.befriend(connection, [(a, b) for a in everybody for b in everybody if a < b])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from models.facts import Facts
 from models.requests import Request
 from models.store import keys
 from models.store.connection import run
 from tasks import policy
+from tasks.decide import _Decision
 from tasks.rebuild import load_inbox
 from tests.model.conftest import MakeRig
 from tests.model.rig import GROUP_ID, PROCESS_ID, STRANGER_ID, Moment, Rig, Worker
@@ -210,14 +210,14 @@ def test_two_drains_at_once_settle_each_request_once(rig: Rig) -> None:
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch, *message_ids: str) -> None:
-    decide = policy.decide
+    verdict_on = _Decision._verdict
 
-    def stumbling(request: Request, facts: Facts) -> policy.Verdict:
+    def stumbling(decision: _Decision, request: Request) -> policy.Verdict:
         if request.id in message_ids:
             raise RuntimeError("a rule fell over it")
-        return decide(request, facts)
+        return verdict_on(decision, request)
 
-    monkeypatch.setattr("tasks.policy.decide", stumbling)
+    monkeypatch.setattr(_Decision, "_verdict", stumbling)
 
 
 def test_a_request_that_always_fails_is_refused_and_its_neighbours_are_delivered(

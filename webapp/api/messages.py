@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import orjson
 from flask import Blueprint, Response, request
 
 from models.errors import StoreUnavailable
 from models.requests import Request, conversation_key, recall_id
 from schemas import envelope
-from schemas.params import InvalidParams
 from schemas.recall import RECALL_PARAMS
 from settings import Settings
 from webapp.auth import Caller, Gatekeeper, token_of
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, ApiError
+from webapp.http import answer, read_body
 from webapp.language import language_of_request
 from webapp.sending import build_send
 from webapp.services import Acceptor
@@ -43,13 +41,13 @@ def make_blueprint(
             raise ApiError("outcome_unknown") from error
         result = wait.get(seconds) if seconds > 0 else None
         if result is None:
-            return _json(envelope.ok({"id": accepted.id, "status": "accepted"}), 202)
+            return answer(envelope.ok({"id": accepted.id, "status": "accepted"}), 202)
         verdict, body = result
         if verdict.code is None and body is not None:
-            return _json(envelope.ok_encoded(body), 200)
+            return answer(envelope.ok_encoded(body), 200)
         failure = FAILURES[verdict.code or "internal_error"]
         text = failure.text(language_of_request(settings.language), role=caller.role)
-        return _json(envelope.fail(failure.code, text), failure.status)
+        return answer(envelope.fail(failure.code, text), failure.status)
 
     @blueprint.post("/api/chat/socket/sendmessage")
     def post_message() -> Response:
@@ -87,7 +85,7 @@ def make_blueprint(
     def post_offline() -> Response:
         caller = gatekeeper.admit(token_of(request))
         office.wake(caller.user_id)
-        return _json(envelope.ok("ok"), 200)
+        return answer(envelope.ok("ok"), 200)
 
     @blueprint.get("/api/chat/messages/<message_id>")
     def get_message(message_id: str) -> Response:
@@ -95,23 +93,6 @@ def make_blueprint(
         state = states.load(caller.user_id, message_id)
         if state is None:
             raise ApiError("not_found")
-        return _json(envelope.ok(state), 200)
+        return answer(envelope.ok(state), 200)
 
     return blueprint
-
-
-def read_body() -> Any:
-    """Return the body's parameters: a JSON object or a form. Raises InvalidParams."""
-    if not request.is_json:
-        return request.form
-    try:
-        body = orjson.loads(request.get_data() or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise InvalidParams("", "请求体不是合法的 JSON") from error
-    if not isinstance(body, dict):
-        raise InvalidParams("", "请求体必须是 JSON 对象")
-    return body
-
-
-def _json(body: bytes, status: int) -> Response:
-    return Response(body, status, mimetype="application/json")

@@ -45,7 +45,10 @@ def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffic
             return
         transport = server.take_over()
         try:
-            office.connect(caller, transport, protocol, _resume() if protocol == 2 else None)
+            wants_notices = protocol == 1 or request.args.get("notices") == "1"
+            office.connect(
+                caller, transport, protocol, _resume() if protocol == 2 else None, wants_notices=wants_notices
+            )
         except ModelError as error:
             log.warning("socket_dropped", user_id=caller.user_id, error=str(error))
             transport.abort()

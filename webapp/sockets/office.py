@@ -24,6 +24,7 @@ from webapp.auth import Caller
 from webapp.services import Redis, offload
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.connection import Connection, now_ms
+from webapp.sockets.greetings import greeting_frames
 from webapp.sockets.registry import Registry
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import encode_frame
@@ -77,7 +78,9 @@ class SocketOffice:
 
     # Opening and closing
 
-    def connect(self, caller: Caller, transport: Transport, protocol: int, resume: Resume | None) -> None:
+    def connect(
+        self, caller: Caller, transport: Transport, protocol: int, resume: Resume | None, *, wants_notices: bool
+    ) -> None:
         """Open a connection and write what its device lacks. Returns when it is live; raises ModelError."""
         number = self._registry.next_number()
         connection = Connection(
@@ -102,14 +105,25 @@ class SocketOffice:
             self.closed(connection)
             raise
         start, gap = _starting_point(connected, resume)
-        connection.begin(
-            connected.epoch or "", connected.acknowledged, start, self._greetings(connection, connected, gap)
-        )
+        opening = self._opening(connection, connected, gap) + (self._greetings(caller) if wants_notices else b"")
+        connection.begin(connected.epoch or "", connected.acknowledged, start, opening)
         if resume is not None and gap is None:
             connection.acknowledge(start)
         connection.catch_up()
 
-    def _greetings(self, connection: Connection, connected: presence.Connected, gap: tuple[int, int] | None) -> bytes:
+    def _greetings(self, caller: Caller) -> bytes:
+        def load() -> list[bytes]:
+            with self._database.reading() as connection:
+                return greeting_frames(connection, caller.user_id, caller.role, self._settings.media_url)
+
+        try:
+            return b"".join(map(encode_frame, offload(self._database, load)))
+        except DatabaseUnavailable as error:
+            # They come again at the next connect; the messages must not wait for them.
+            log.warning("greetings_left_out", user_id=caller.user_id, error=str(error))
+            return b""
+
+    def _opening(self, connection: Connection, connected: presence.Connected, gap: tuple[int, int] | None) -> bytes:
         greetings = encode_frame(frames.welcome(now_ms()))
         if connection.protocol == 2:
             epoch = connected.epoch or ""

@@ -1,0 +1,38 @@
+"""`docs/flaws.md` answers for every flaw of the original that a simple test can show, and names tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+# The list of the original's flaws is no part of this repository. These are its deterministic ones on presence and
+# sockets (A), queue and replay (B), sending (C) and recall (D).
+_FLAWS = (
+    *(f"A{number}" for number in (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16)),
+    *(f"B{number}" for number in (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15)),
+    *(f"C{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 13, 14, 16, 19, 22)),
+    *(f"D{number}" for number in (1, 2, 3, 4, 5)),
+)
+_ROW = re.compile(
+    r"^\| (?P<id>[A-D]\d+) \| (?P<original>[^|]+) \| (?P<here>[^|]+) \| (?P<test>[^|]+) \|$", re.MULTILINE
+)
+_ROWS = {row["id"]: row["test"].strip("`") for row in _ROW.finditer((_ROOT / "docs" / "flaws.md").read_text())}
+
+
+def test_every_flaw_has_its_row() -> None:
+    """Each flaw has a row, in order, and no row is about anything else."""
+    assert list(_ROWS) == list(_FLAWS)
+
+
+@pytest.mark.parametrize("flaw", [flaw for flaw, test in _ROWS.items() if test != "-"])
+def test_the_test_of_a_flaw_exists(flaw: str) -> None:
+    """The test that a row names stands in the file it names."""
+    path, _, name = _ROWS[flaw].partition("::")
+
+    functions = [node.name for node in ast.parse((_ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)]
+
+    assert name in functions

@@ -1,0 +1,136 @@
+"""Whom a user hears: blocks, follows, message requests, and why a send would be refused (contract sections 4 and 6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, request
+from sqlalchemy import Connection
+
+from models import blocks, first_contacts, follows, users
+from models.database import Database
+from schemas.relations import ANSWER_PARAMS, BLOCK_PARAMS, EXPLAIN_PARAMS, FOLLOW_PARAMS
+from settings import Settings
+from tasks.explain import explain
+from webapp.auth import Gatekeeper, token_of
+from webapp.errors import FAILURES, ApiError
+from webapp.http import ok, read_body
+from webapp.language import language_of_request
+from webapp.services import offload
+
+
+def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Database) -> Blueprint:
+    blueprint = Blueprint("relations", __name__)
+
+    def change(other_id: int, write: Callable[[Connection], None]) -> None:
+        """Change something between the caller and an existing user. Raises ApiError with not_found."""
+
+        def run() -> bool:
+            with database.writing() as connection:
+                if users.load_status(connection, other_id) is None:
+                    return False
+                write(connection)
+                return True
+
+        if not offload(database, run):
+            raise ApiError("not_found")
+
+    @blueprint.post("/api/chat/block/<int:user_id>")
+    def post_block(user_id: int) -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        params = BLOCK_PARAMS.read(request.args, read_body())
+        if user_id == caller.user_id:
+            raise ApiError("self")
+
+        def write(connection: Connection) -> None:
+            if params["block"]:
+                blocks.block(connection, caller.user_id, user_id, _now_ms())
+            else:
+                blocks.unblock(connection, caller.user_id, user_id)
+
+        change(user_id, write)
+        return ok("ok")
+
+    @blueprint.post("/api/chat/follow/<int:user_id>")
+    def post_follow(user_id: int) -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        params = FOLLOW_PARAMS.read(request.args, read_body())
+        if user_id == caller.user_id:
+            raise ApiError("self")
+
+        def write(connection: Connection) -> None:
+            if params["follow"]:
+                follows.follow(connection, caller.user_id, user_id, _now_ms())
+            else:
+                follows.unfollow(connection, caller.user_id, user_id)
+
+        change(user_id, write)
+        return ok("ok")
+
+    @blueprint.get("/api/chat/requests")
+    def get_requests() -> Response:
+        caller = gatekeeper.admit(token_of(request))
+
+        def load() -> list[Any]:
+            with database.reading() as connection:
+                return first_contacts.load_open(connection, caller.user_id)
+
+        return ok({"requests": [_shown(row) for row in offload(database, load)]})
+
+    @blueprint.post("/api/chat/requests/<int:user_id>")
+    def post_request_answer(user_id: int) -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        params = ANSWER_PARAMS.read(request.args, read_body())
+
+        def write() -> bool:
+            with database.writing() as connection:
+                state: first_contacts.State = "accepted" if params["accept"] else "declined"
+                if not first_contacts.answer(connection, user_id, caller.user_id, state):
+                    return False
+                if state == "declined":
+                    blocks.block(connection, caller.user_id, user_id, _now_ms())
+                return True
+
+        if not offload(database, write):
+            raise ApiError("not_found")
+        return ok("ok")
+
+    @blueprint.post("/api/chat/policy/explain")
+    def post_explain() -> Response:
+        caller = gatekeeper.admit(token_of(request))
+        params = EXPLAIN_PARAMS.read(request.args, read_body())
+        found = offload(
+            database, explain, database, caller.user_id, caller.role, params["chatType"], params["sendto_id"]
+        )
+        text = (
+            FAILURES[found.code].text(language_of_request(settings.language), role=caller.role) if found.code else None
+        )
+        return ok(
+            {
+                "allowed": found.code is None,
+                "rule": found.rule,
+                "code": found.code,
+                "text": text,
+                "would_allow": list(found.would_allow),
+            }
+        )
+
+    return blueprint
+
+
+def _shown(row: Any) -> dict[str, Any]:
+    message = orjson.loads(row.body)
+    return {
+        "user_id": row.sender_id,
+        "name": message["from_name"],
+        "avatar": message["from_avatar"],
+        "message": message,
+        "at": row.created_at_ms,
+    }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,32 @@
+"""What views share: reading a body, answering JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Response, request
+
+from schemas import envelope
+from schemas.params import InvalidParams
+
+
+def read_body() -> Any:
+    """Return the body's parameters: a JSON object or a form. Raises InvalidParams."""
+    if not request.is_json:
+        return request.form
+    try:
+        body = orjson.loads(request.get_data() or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise InvalidParams("", "请求体不是合法的 JSON") from error
+    if not isinstance(body, dict):
+        raise InvalidParams("", "请求体必须是 JSON 对象")
+    return body
+
+
+def answer(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, mimetype="application/json")
+
+
+def ok(data: Any) -> Response:
+    return answer(envelope.ok(data))
