@@ -50,7 +50,7 @@ MUTANTS = (
         "webapp/services.py",
         "        self._batcher.call(request)\n",
         "        self._batcher.submit(request, lambda *_: None)\n",
-        ("tests/e2e/test_sending.py",),
+        ("tests/e2e/test_sending.py::test_nothing_is_accepted_that_redis_has_not_confirmed",),
     ),
     Mutant(
         "pop-before-commit",
@@ -66,7 +66,7 @@ MUTANTS = (
         "models/shards.py",
         "        .where(Shard.shard == shard, Shard.fence == fence)",
         "        .where(Shard.shard == shard)",
-        MODEL,
+        ("tests/models", *MODEL),
     ),
     Mutant(
         "pop-without-lease",
@@ -98,7 +98,7 @@ MUTANTS = (
         "webapp/sockets/connection.py",
         "        if self.acknowledged < cursor <= self.written:",
         "        if self.acknowledged < cursor:",
-        MODEL,
+        ("tests/webapp/test_connection.py", *MODEL),
     ),
     Mutant(
         "gap-written",

@@ -248,6 +248,25 @@ def _stopped_workers(instance: Instance) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+def test_nothing_is_accepted_that_redis_has_not_confirmed(instance: Instance, friends: tuple[int, int]) -> None:
+    """While Redis takes no writes, no send is answered; the answer comes when the request is durable."""
+    sender_id, recipient_id = friends
+    client = HttpClient(instance.base, instance.tokens[sender_id])
+    client.send(recipient_id, "warms the session up", respond_async=True)
+
+    with ThreadPoolExecutor(1) as pool, instance.redis() as redis:
+        redis.client_pause(10_000, all=False)  # reads go on: the session is checked, the request cannot be written
+        try:
+            pending = pool.submit(client.send, recipient_id, uuid.uuid4().hex, respond_async=True)
+            with pytest.raises(TimeoutError):
+                pending.result(1.5)
+        finally:
+            redis.client_unpause()
+        status, _ = pending.result(10.0)
+
+    assert status == 202
+
+
 def test_a_late_verdict_is_promised_and_kept(instance: Instance, friends: tuple[int, int]) -> None:
     """While no worker works, sends are answered with 202 after 5 s; afterwards each gets its verdict, and nothing is lost."""
     sender_id, recipient_id = friends

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -265,7 +266,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(user_id=_users, device=_devices, resume=st.sampled_from(["mine", "mine", "none", "future", "other epoch"]))
     def connect(self, user_id: int, device: str, resume: str) -> None:
         client, links = self.clients[user_id, device], self.links[user_id, device]
+        is_late = False
         if not client.is_known:
+            is_late = self.losses == 0 and any(c.is_known for c in self.clients.values() if c.user_id == user_id)
             client.excused |= self._before_the_first_login(user_id)
         claim = None
         if client.protocol == 2 and resume != "none" and client.epoch:
@@ -283,6 +286,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         client.is_known = True
         links.append(link)
         self._consume(client, link)
+        assert not (is_late and link.shown), f"{client}: a later device starts at the newest entry"
         self._check_replay(client, link, after if is_mine else None)
         if client.protocol == 2:
             for former in links[:-1]:
@@ -320,6 +324,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         link = self.links[client.user_id, client.device][-1]
         if is_old or link.answered == len(link.pings):
             link.socket.say(link.pings[max(link.answered - 1, 0)][0] if link.answered else b"0000:1", opcode=0xA)
+            link.socket.abort()  # and what that pong did not acknowledge comes again
+            self.links[client.user_id, client.device].pop()
+            self.rig.web.let_run()
+            self.connect(client.user_id, client.device, resume="none")
         else:
             payload, covered = link.pings[-1]
             link.answered = len(link.pings)
@@ -484,7 +492,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 if client.user_id != user_id or not client.is_known:
                     continue
                 is_full = is_rebuilt and int(state["next"]) >= self.inbox_max
-                is_behind = int(state["base"]) > int(state.get(f"d:{client.device}", "0"))
+                has_overflown = int(state["next"]) > self.inbox_max
+                is_behind = has_overflown and int(state["base"]) > int(state.get(f"d:{client.device}", "0"))
                 for row in stored:
                     key = key_of(row)
                     is_applied = row["shard_seq"] <= int(state.get(f"s:{row['shard']}", "0"))
@@ -499,6 +508,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         for key, entry in zip(entries.values(), raw, strict=True):
             if key[1] == "message" and key[0] in recalled and entry.body:
                 assert b'"isremove":1' in entry.body, f"{key} stands in full in the inbox of {user_id}, with its recall"
+        for log in self.rig.keys_like("chatlog:*_group").values():
+            for body in map(orjson.loads, log):
+                assert body["id"] not in recalled or body["isremove"], f"{body['id']} stands in full in the group's log"
 
     # At the end
 

@@ -1,0 +1,89 @@
+"""What a connection believes of acknowledgements: never more than it has written."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from models.store.inbox import Page
+from webapp.sockets.connection import Connection
+from webapp.sockets.transport import Transport
+
+_EPOCH = "e1"
+
+
+class _Office:
+    """Remembers what connections tell it."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+
+    def read_inbox(self, connection: Connection, most: int) -> Page:
+        return Page(_EPOCH, 0, 0, connection.written + 1, [])
+
+    def acknowledge(self, connection: Connection, *, urgent: bool) -> None:
+        self.acknowledged.append(connection.acknowledged)
+
+    def receive(self, connection: Connection, payload: bytes) -> None:
+        raise AssertionError("nothing is said in these tests")
+
+    def closed(self, connection: Connection) -> None:
+        pass
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Connect two sockets over loopback: a transport sets options that only TCP has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    return ours, theirs
+
+
+@pytest.fixture
+def opened() -> Iterator[tuple[_Office, Connection]]:
+    """Give a live protocol 2 connection that has written nothing, and its office."""
+    ours, theirs = _tcp_pair()
+    office = _Office()
+    transport = Transport.of(ours, 1_000_000)
+    connection = Connection(
+        office,
+        transport,
+        number=1,
+        name="p:1:2",
+        user_id=1,
+        role="user",
+        device="default",
+        session_id="s",
+        protocol=2,
+        frame_max_bytes=65_536,
+    )
+    connection.begin(_EPOCH, 0, 0, b"")
+    connection.catch_up()
+    yield office, connection
+    transport.abort()
+    ours.close()
+    theirs.close()
+
+
+def test_an_acknowledgement_beyond_what_was_written_is_ignored(opened: tuple[_Office, Connection]) -> None:
+    """An entry that stands in the inbox and was not written yet cannot be acknowledged by guessing its cursor."""
+    office, connection = opened
+    connection.deliver(_EPOCH, 1, b"{}")
+
+    connection.acknowledge(2)
+
+    assert (office.acknowledged, connection.acknowledged) == ([], 0)
+
+
+def test_an_acknowledgement_counts_once_and_only_forwards(opened: tuple[_Office, Connection]) -> None:
+    """What was written can be acknowledged; going back or repeating changes nothing."""
+    office, connection = opened
+    for cursor in (1, 2, 3):
+        connection.deliver(_EPOCH, cursor, b"{}")
+
+    for cursor in (2, 2, 1, 3):
+        connection.acknowledge(cursor)
+
+    assert office.acknowledged == [2, 3]
