@@ -1,7 +1,8 @@
-"""What a connection believes of acknowledgements: never more than it has written."""
+"""What a connection writes and believes: each entry once and in its place, and no acknowledgement of what it did not write."""
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 
@@ -42,9 +43,18 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 @pytest.fixture
-def opened() -> Iterator[tuple[_Office, Connection]]:
-    """Give a live protocol 2 connection that has written nothing, and its office."""
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = _tcp_pair()
+    theirs.settimeout(5)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.fixture
+def opened(pair: tuple[socket.socket, socket.socket]) -> Iterator[tuple[_Office, Connection]]:
+    """Give a live protocol 2 connection that has written nothing, and its office."""
+    ours, _ = pair
     office = _Office()
     transport = Transport.of(ours, 1_000_000)
     connection = Connection(
@@ -63,8 +73,31 @@ def opened() -> Iterator[tuple[_Office, Connection]]:
     connection.catch_up()
     yield office, connection
     transport.abort()
-    ours.close()
-    theirs.close()
+
+
+def test_an_entry_that_is_published_again_is_not_written_again(
+    opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A publication that comes twice, or late, writes nothing that this connection has written."""
+    _, connection = opened
+
+    for number in (1, 2, 2, 1, 3):
+        connection.deliver(_EPOCH, number, b'{"number":%d}' % number)
+
+    assert re.findall(rb'"number":(\d)', pair[1].recv(65_536)) == [b"1", b"2", b"3"]
+
+
+def test_an_entry_behind_a_gap_is_not_written(
+    opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """An entry whose predecessor was not written waits until the inbox was read."""
+    _, connection = opened
+
+    for number in (1, 3):
+        connection.deliver(_EPOCH, number, b'{"number":%d}' % number)
+
+    assert re.findall(rb'"number":(\d)', pair[1].recv(65_536)) == [b"1"]
+    assert connection.written == 1
 
 
 def test_an_acknowledgement_beyond_what_was_written_is_ignored(opened: tuple[_Office, Connection]) -> None:
