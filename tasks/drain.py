@@ -237,6 +237,13 @@ class Drain:
         except FenceLost as lost:
             self._drop_shards(lost.shards)
             return False
+        except ModelError:
+            raise
+        except Exception:
+            # Not even its refusal can be written. Its sender is never told, but its shard must not stand still.
+            log.exception("request_unrefusable", message_id=request.id, shard=shard)
+            self._bury(shard, head.raw[0])
+            return True
         self._bury(shard, head.raw[0], self._applier.apply({shard: [outcome]}, self._keep_leases))
         self._count([outcome], time.monotonic())
         return True

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,15 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
         if isinstance(answer, RedisError):
             raise StoreUnavailable(str(answer)) from answer
     return answers
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what redis raises in the block into StoreUnavailable."""
+    try:
+        yield
+    except RedisError as error:
+        raise StoreUnavailable(str(error)) from error
 
 
 def _execute(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:

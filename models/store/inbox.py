@@ -109,7 +109,7 @@ def parse_page(answer: Any, after_cursor: int) -> Page:
 def tombstone_command(user_id: int, peer_id: int, shard: int, position: int, message_id: str, body: bytes) -> Command:
     """Replace a recalled one-to-one message in the user's inbox, if it is still there, and in his log."""
     keys_of_owner = [keys.inbox(user_id), keys.single_log(user_id, peer_id)]
-    return SCRIPTS["tombstone"].call(keys_of_owner, [f"{shard}:{position}:", f'"id":"{message_id}"', body])
+    return SCRIPTS["tombstone"].call(keys_of_owner, [f"{shard}:{position}:", f'{{"id":"{message_id}"', body])
 
 
 def acknowledge_command(user_id: int, device: str, epoch: str, cursor: int) -> Command:

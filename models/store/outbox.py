@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.store import keys
-from models.store.connection import SCRIPTS, Client, Command, run
+from models.store.connection import SCRIPTS, Client, Command, run, translated
 
 _BELL_MS = 1_000
 _WORKER_SEEN_MS = 10_000
@@ -100,15 +100,18 @@ class Doorbell:
         self._subscription: Any = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 
     def listen(self) -> None:
-        self._subscription.subscribe(keys.DOORBELL)
-        # The answer to SUBSCRIBE is ignored by this call, but it has arrived when the call returns.
-        self._subscription.get_message(timeout=1)
+        """Raises StoreUnavailable."""
+        with translated():
+            self._subscription.subscribe(keys.DOORBELL)
+            # The answer to SUBSCRIBE is ignored by this call, but it has arrived when the call returns.
+            self._subscription.get_message(timeout=1)
 
     def wait(self, seconds: float) -> bool:
-        """Return whether it rang within the time. However often it rang before, that counts as once."""
-        rang = self._subscription.get_message(timeout=seconds) is not None
-        while rang and self._subscription.get_message(timeout=0) is not None:
-            pass
+        """Return whether it rang within the time; however often before counts as once. Raises StoreUnavailable."""
+        with translated():
+            rang = self._subscription.get_message(timeout=seconds) is not None
+            while rang and self._subscription.get_message(timeout=0) is not None:
+                pass
         return rang
 
     def close(self) -> None:

@@ -202,6 +202,9 @@ class SocketOffice:
 
     def _revive(self, connection: Connection) -> None:
         try:
+            live = self._store.call(presence.find_command(connection.user_id, connection.device))
+            if presence.live_connection(live) != connection.name:
+                return  # a newer one has come meanwhile
             connected = self._register(connection)
         except ModelError as error:
             log.warning("revival_failed", user_id=connection.user_id, error=str(error))

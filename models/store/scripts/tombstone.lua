@@ -1,6 +1,6 @@
 -- Replace a recalled one-to-one message in an inbox and in a log. Repeating it changes nothing more.
 -- KEYS[1] inbox list; KEYS[2] chat log list
--- ARGV[1] how the inbox entry begins (<shard>:<position>:); ARGV[2] what the log entry contains ("id":"…"); ARGV[3] body
+-- ARGV[1] how the inbox entry begins (<shard>:<position>:); ARGV[2] how the log entry begins ({"id":"…"); ARGV[3] body
 -- Returns how many entries were replaced
 local page, replaced = 200, 0
 local function replace(key, matches, build)
@@ -24,7 +24,7 @@ end, function(entry)
   return string.sub(entry, 1, string.find(entry, '|', 1, true)) .. ARGV[3]
 end)
 replace(KEYS[2], function(entry)
-  return string.find(entry, ARGV[2], 1, true) ~= nil
+  return string.sub(entry, 1, #ARGV[2]) == ARGV[2]
 end, function()
   return ARGV[3]
 end)
