@@ -108,9 +108,9 @@ def load_settings() -> Settings:
 def _read(env: Env) -> Settings:
     production = env.str("HONGYAN_ENV", "development") == "production"
     data_dir = Path(env.str("DATA_DIR", "var")).absolute()
-    if any(sign in str(data_dir) for sign in "?#%"):
+    if any(sign in str(data_dir) for sign in "?#"):
         raise SettingsError(
-            f"DATA_DIR {str(data_dir)!r} must not contain ? # or %: it stands in the URLs of SQLite and Redis"
+            f"DATA_DIR {str(data_dir)!r} must not contain ? or #: it stands in the URLs of SQLite and Redis"
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     redis_url = env.str("REDIS_URL", "")

@@ -142,6 +142,11 @@ def newest_command(user_id: int) -> Command:
     return ("HMGET", keys.cursor(user_id), "epoch", "next")
 
 
+def position_command(user_id: int, device: str) -> Command:
+    """Ask for the epoch of the inbox and the cursor that a device has acknowledged; either may be absent."""
+    return ("HMGET", keys.cursor(user_id), "epoch", f"d:{device}")
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceState:
     acknowledged: int

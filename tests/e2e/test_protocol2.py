@@ -435,7 +435,7 @@ def test_other_devices_of_the_sender_get_the_message(instance: Instance, friends
         socket.send_json(_send_frame(recipient_id, text, uuid.uuid4().hex))
         result = _wait_for_result(socket, "r")
         shown = other.wait_for(lambda frame: frame.data.get("type") == "singleChat").data
-        shown_to_legacy = legacy.wait_for(lambda frame: frame.data.get("type") == "singleChat").data
+        shown_to_legacy = legacy.wait_for_text(text).data
 
         assert shown["data"] == result["data"] == shown_to_legacy["data"]
         assert shown["cursor"] == result["cursor"]

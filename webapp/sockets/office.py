@@ -201,17 +201,18 @@ class SocketOffice:
             connection.is_live = False
 
     def _revive(self, connection: Connection) -> None:
+        """Let an older connection go on, unless a still newer one has come. Presence names it already: nothing is written."""
         try:
+            epoch, acknowledged = self._store.call(inbox.position_command(connection.user_id, connection.device))
             live = self._store.call(presence.find_command(connection.user_id, connection.device))
-            if presence.live_connection(live) != connection.name:
-                return  # a newer one has come meanwhile
-            connected = self._register(connection)
         except ModelError as error:
             log.warning("revival_failed", user_id=connection.user_id, error=str(error))
             connection.leave(CloseCode.RESTARTING)
             return
-        if connected.epoch == connection.epoch:
-            connection.revive(connected.acknowledged)
+        if presence.live_connection(live) != connection.name:
+            return
+        if epoch is not None and epoch.decode() == connection.epoch:
+            connection.revive(int(acknowledged or 0))
         else:
             connection.leave(CloseCode.RESTARTING)
 
