@@ -146,7 +146,7 @@ MUTANTS = (
         "models/store/scripts/read_inbox.lua",
         "return {state[1], tonumber(state[2]), base,",
         "redis.call('LTRIM', KEYS[2], 0, -1 - tonumber(ARGV[2]))\nreturn {state[1], tonumber(state[2]), base,",
-        MODEL,
+        ("tests/store",),
     ),
     Mutant(
         "facts-never-checked",
@@ -186,15 +186,7 @@ MUTANTS = (
         "tasks/decide.py",
         '    if first.row is None or first.row["content_hash"] != request.content_hash():',
         "    if first.row is None:",
-        MODEL,
-    ),
-    Mutant(
-        "order-remembered",
-        "G4: a drain numbers a conversation from what it knew before it lost the shard",
-        "tasks/decide.py",
-        "        self._last_seqs.clear()\n\n    def gather",
-        "        pass\n\n    def gather",
-        MODEL,
+        ("tests/e2e/test_sending.py",),
     ),
     Mutant(
         "recall-leaves-the-inbox",
@@ -202,7 +194,7 @@ MUTANTS = (
         "tasks/apply.py",
         "        self._leave_tombstones(decided)\n",
         "",
-        MODEL,
+        CRASHES,
     ),
     Mutant(
         "rebuild-forgets",
@@ -210,7 +202,7 @@ MUTANTS = (
         "tasks/rebuild.py",
         "        if newest > seen:",
         "        if False:",
-        MODEL,
+        CRASHES,
     ),
 )
 
