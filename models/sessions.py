@@ -22,11 +22,12 @@ class ChatSession(Base):
     session_id: Mapped[str] = mapped_column(String(32))
     created_at_ms: Mapped[int] = mapped_column(BigInteger)
     expires_at_ms: Mapped[int] = mapped_column(BigInteger)
+    role: Mapped[str] = mapped_column(String(20), default="user")
 
 
 def start_sessions(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Start sessions, ending those the same devices had. Each row holds the columns of ChatSession."""
-    columns = ("session_id", "created_at_ms", "expires_at_ms")
+    columns = ("session_id", "created_at_ms", "expires_at_ms", "role")
     insert_or_update(connection, ChatSession, rows, key=("user_id", "device"), update=columns)
 
 

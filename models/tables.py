@@ -1,5 +1,6 @@
 """Every table of the database. Importing this module makes `db.metadata` whole, for migrations and tests."""
 
+from models.applications import FriendApplication
 from models.audiences import Audience
 from models.blocks import Block
 from models.first_contacts import FirstContact
@@ -9,6 +10,7 @@ from models.groups import Group, GroupMember
 from models.messages import Message
 from models.notices import PendingNotice
 from models.positions import DevicePosition
+from models.profiles import UserInfo
 from models.read_markers import ReadMarker
 from models.sessions import ChatSession
 from models.shards import Shard
@@ -20,6 +22,7 @@ __all__ = [
     "ChatSession",
     "DevicePosition",
     "FirstContact",
+    "FriendApplication",
     "Follow",
     "Friendship",
     "Group",
@@ -29,4 +32,5 @@ __all__ = [
     "ReadMarker",
     "Shard",
     "User",
+    "UserInfo",
 ]

@@ -9,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Connection, DateTime, Integer, SmallInteger, String, Text, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    DateTime,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base
@@ -39,9 +51,17 @@ class User(Base):
     devicebrand: Mapped[str] = mapped_column(String(100), default="")
     userset: Mapped[str] = mapped_column(Text, default="")
     invite_confirm: Mapped[int] = mapped_column(SmallInteger, default=0)
+    mobile: Mapped[str | None] = mapped_column(String(20), unique=True, index=True)
+    email: Mapped[str | None] = mapped_column(String(100), unique=True, index=True)
     status: Mapped[int] = mapped_column(SmallInteger, default=ACTIVE)
     role: Mapped[str] = mapped_column(String(20), default="user")
+    is_administrator: Mapped[bool] = mapped_column(Boolean, default=False)  # `flask admin grant`
+    external_id: Mapped[str | None] = mapped_column(
+        String(128), unique=True, index=True
+    )  # a host application's name for him
     last_login: Mapped[datetime | None] = mapped_column(DateTime)
+    last_login_ip: Mapped[str | None] = mapped_column(String(45))
+    register_ip: Mapped[str | None] = mapped_column(String(45))
     register_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc)
     order: Mapped[int] = mapped_column(Integer, default=50)
     create_time: Mapped[datetime] = mapped_column(DateTime, default=now_utc)
@@ -52,6 +72,12 @@ class User(Base):
 def load_status(connection: Connection, user_id: int) -> int | None:
     """Return the user's status, None where no such user exists."""
     return connection.execute(select(User.status).where(User.id == user_id)).scalar_one_or_none()
+
+
+def is_administrator(connection: Connection, user_id: int) -> bool:
+    """Return whether the user is an administrator."""
+    query = select(User.is_administrator).where(User.id == user_id, User.status == ACTIVE)
+    return bool(connection.execute(query).scalar_one_or_none())
 
 
 @dataclass(frozen=True, slots=True)

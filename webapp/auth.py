@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from flask import Request
+from flask import Request, current_app, request
 
 from models import sessions, users
 from models.database import Database
 from models.store import sessions as stored_sessions
 from models.users import ACTIVE
 from webapp.errors import ApiError
+from webapp.routes import description_of
 from webapp.services import Redis, offload
 from webapp.tokens import Claims, TokenExpired, TokenInvalid, Tokens
 
@@ -53,6 +54,21 @@ class Gatekeeper:
         if held != claims.session_id:
             self._check_in_sql(claims, held)
         return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id)
+
+    def caller(self) -> Caller:
+        """Return who makes this HTTP request, where its route's description lets him. Raises as `admit`, and ApiError."""
+        caller = self.admit(token_of(request))
+        description = description_of(current_app.view_functions.get(request.endpoint or ""))
+        access = description.access if description is not None else "user"
+        if caller.role == "visitor" and access not in ("anyone", "visitor"):
+            raise ApiError("visitors_excluded")
+        if access == "administrator" and not offload(self._database, self._is_administrator, caller.user_id):
+            raise ApiError("not_found")
+        return caller
+
+    def _is_administrator(self, user_id: int) -> bool:
+        with self._database.reading() as connection:
+            return users.is_administrator(connection, user_id)
 
     def _check_in_sql(self, claims: Claims, held: str) -> None:
         """Admit a session that Redis does not hold (it was restarted empty), and say why another is not admitted."""

@@ -32,6 +32,7 @@ _FAILURES = [
     Failure("token_expired", 400, "Token已过期！请重新获取令牌", "The token has expired, please log in again"),
     Failure("token_invalid", 400, "Token 令牌不合法！", "The token is not valid"),
     Failure("user_disabled", 400, "当前用户不存在或者已被禁用", "This user does not exist or is disabled"),
+    Failure("visitors_excluded", 400, "您没有权限访问，请先注册或登录", "Visitors may not do this: register or log in"),
     # What is asked (ORIG 1.2)
     Failure("not_found", 404, "404 错误", "Not found"),
     Failure("method_not_allowed", 405, "请求方法不被允许", "This method is not allowed here"),

@@ -1,0 +1,57 @@
+"""What a route is, said where it is written: who may call it, what it takes, what it answers, how it can refuse.
+
+One description serves three readers: the gatekeeper (access), OpenAPI (`webapp/openapi.py`) and whoever reads the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from marshmallow import Schema
+
+from schemas.params import Params
+
+# anyone: no token. visitor: any session. user: a session whose role is not visitor (ORIG 1.5). administrator: a user whom
+# `flask admin grant` has made one; to others the route does not exist. server: the bearer SERVER_API_KEY.
+Access = Literal["anyone", "visitor", "user", "administrator", "server"]
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One route.
+
+    params: what path, query and body may hold. answer: shape of `data`; a text is that very text, None means no JSON
+    envelope (an image, a page). failures: codes of the catalogue, besides those that follow from access and params.
+    """
+
+    summary: str
+    access: Access
+    params: Params | None
+    answer: Schema | str | None
+    failures: tuple[str, ...]
+
+
+def describe(
+    summary: str,
+    *,
+    access: Access,
+    params: Params | None = None,
+    answer: Schema | str | None = "ok",
+    failures: tuple[str, ...] = (),
+) -> Callable[[View], View]:
+    """Describe a view. Put it between the route and the function."""
+
+    def attach(view: View) -> View:
+        view.description = Description(summary, access, params, answer, failures)  # type: ignore[attr-defined]
+        return view
+
+    return attach
+
+
+def description_of(view: Callable[..., Any] | None) -> Description | None:
+    """Return the description of a view, None where it has none."""
+    return getattr(view, "description", None)
