@@ -45,16 +45,20 @@ def group_message(request: Request, seq: int, sender: UserFacts, group: GroupFac
             "avatar": group.avatar,
             "remark": group.remark,
             "invite_confirm": group.invite_confirm,
-            "member_count": len(group.members),
+            "member_count": len(group.active_member_ids),
         },
     }
     return message
 
 
 def notice_message(request: Request, seq: int, fields: Message) -> Message:
-    """Build a system notice from the fields it was queued with."""
-    fixed = {"id": request.id, "create_time": request.created_at_ms, "isremove": 0, "seq": seq}
-    return {"id": None, **fields, **fixed}
+    """Build a system notice from the fields it was queued with.
+
+    What one person is told about a group stands nowhere in the group's own order, so it shows no `seq`.
+    """
+    fixed = {"id": request.id, "create_time": request.created_at_ms, "isremove": 0}
+    is_in_order = fields.get("chatType", request.chat_type) == request.chat_type
+    return {"id": None, **fields, **fixed, **({"seq": seq} if is_in_order else {})}
 
 
 def recall_message(target: Message, recaller_name: str, now_ms: int, *, is_group: bool) -> Message:
@@ -86,6 +90,30 @@ def personalised(message: Message, *, from_name: str = "", to_name: str = "") ->
 
 def encode(message: Message) -> bytes:
     return orjson.dumps(message)
+
+
+def sender_and_seq(body: bytes) -> tuple[int, int] | None:
+    """Return who sent an encoded one-to-one message of a user, and its seq; None for every other Message.
+
+    Not parsed, since every entry that a socket is written is asked: that would take 2 to 20 µs where this takes one.
+    """
+    # `_common` builds them in this order, and nothing follows the number of the client. A group's Message goes on with its
+    # group, a recall with what it does. Quotes inside of texts are escaped, so no name can stand in one.
+    last = body[-2:-1]
+    if last != b'"' and not last.isdigit():
+        return None
+    tail = body.find(b',"seq":', body.rfind(b'"sendUUid":"')) + 7
+    if tail < 7:
+        return None
+    if last == b'"':
+        seq, _, rest = body[tail : tail + 32].partition(b",")
+        if not rest.startswith(b'"clientMsgId":'):
+            return None
+    else:
+        seq = body[tail:-1]
+    sender = body.find(b'"from_id":') + 10
+    sender_id = body[sender : body.find(b",", sender)]
+    return (int(sender_id), int(seq)) if sender > 9 and sender_id.isdigit() and seq.isdigit() else None
 
 
 def _common(request: Request, seq: int, sender: UserFacts) -> Message:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    func,
     select,
     update,
 )
@@ -30,6 +33,24 @@ ACTIVE = 1
 MUTED = 0  # a membership ORIG muted by its status: receives, may not send (C20)
 PENDING = 2  # a membership that waits for the owner's approval
 UNTIL_LIFTED = -1  # of `muted_until_ms`
+DISSOLVED = 0  # status of a group; its rows stay, so that those who were in it can be told
+RECEIVING = (ACTIVE, MUTED)  # memberships that receive
+
+MAX_ID = 2**31 - 1  # what an id column of PostgreSQL holds; nothing has a greater id
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a message tells of its group (contract section 4): never who is in it (B20)."""
+
+    id: int
+    uuid: str
+    user_id: int  # the owner
+    name: str
+    avatar: str
+    remark: str
+    invite_confirm: int
+    member_count: int
 
 
 class Group(Base):
@@ -68,6 +89,31 @@ class GroupMember(Base):
     muted_until_ms: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
+def lock(connection: Connection, group_id: int) -> Any:
+    """Return a group's row, locked until the transaction ends; None where it does not exist.
+
+    Whoever changes a group or its members begins here: limits and states are then checked by one at a time (F1).
+    """
+    if group_id > MAX_ID:
+        return None
+    # Not FOR UPDATE: that would also wait for everybody who refers to the row.
+    query = select(Group.__table__).where(Group.id == group_id).with_for_update(key_share=True)
+    return connection.execute(query).one_or_none()
+
+
+def load_summary(connection: Connection, group_id: int) -> Summary:
+    """Return what a message tells of a group that exists."""
+    columns = (Group.id, Group.uuid, Group.user_id, Group.name, Group.avatar, Group.remark, Group.invite_confirm)
+    row = connection.execute(select(*columns).where(Group.id == group_id)).one()
+    return Summary(*row, count_members(connection, group_id, RECEIVING))
+
+
+def count_members(connection: Connection, group_id: int, statuses: Iterable[int]) -> int:
+    """Count the memberships of these statuses."""
+    query = select(func.count()).where(GroupMember.group_id == group_id, GroupMember.status.in_(statuses))
+    return connection.execute(query).scalar_one()
+
+
 def add_members(connection: Connection, group_id: int, user_ids: Iterable[int]) -> None:
     """Make users active members. Members that exist are left as they are."""
     rows = [{"group_id": group_id, "user_id": user_id} for user_id in user_ids]
@@ -86,12 +132,14 @@ def is_member(connection: Connection, group_id: int, user_id: int) -> bool:
     """Return whether the user is a member who receives: active, or muted."""
     mine = (GroupMember.group_id == group_id, GroupMember.user_id == user_id)
     status = connection.execute(select(GroupMember.status).where(*mine)).scalar_one_or_none()
-    return status in (ACTIVE, MUTED)
+    return status in RECEIVING
 
 
 def mute_member(connection: Connection, group_id: int, user_id: int, until_ms: int) -> bool:
     """Mute a member until a time, UNTIL_LIFTED, or 0 to unmute him. False: he is no member."""
-    mine = (GroupMember.group_id == group_id, GroupMember.user_id == user_id, GroupMember.status.in_((ACTIVE, MUTED)))
+    if user_id > MAX_ID:
+        return False
+    mine = (GroupMember.group_id == group_id, GroupMember.user_id == user_id, GroupMember.status.in_(RECEIVING))
     # The status ORIG muted by is made an ordinary membership, so that unmuting lifts it too.
     changed = update(GroupMember).where(*mine).values(muted_until_ms=until_ms, status=ACTIVE)
     if connection.execute(changed).rowcount != 1:

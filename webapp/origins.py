@@ -1,0 +1,112 @@
+"""Origins: which web pages may open a websocket and read answers (contract section 1, `ALLOWED_ORIGINS`).
+
+A page of our own origin may, and those that the setting names. A request without Origin is no page's and passes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import SplitResult, urlsplit
+
+import structlog
+from flask import Flask, Request, Response, request
+
+from settings import SettingsError
+from webapp.address import Proxies
+from webapp.errors import ApiError
+
+log = structlog.get_logger()
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ALLOWED_HEADERS = "Accept-Language, Authorization, Content-Type, Prefer, X-Security-Sign, token"
+_PREFLIGHT_SECONDS = 600
+_MAX_LOGGED_CHARACTERS = 200
+_WEBSOCKET_PATH = "/ws"
+
+
+class Origins:
+    def __init__(self, allowed: Sequence[str], proxies: Proxies) -> None:
+        """Raises SettingsError: an entry is no origin."""
+        self._allowed = {_read_setting(text) for text in allowed}
+        self._proxies = proxies
+
+    def admits(self, request: Request) -> bool:
+        """Return whether the page that makes the request, if it is one, may."""
+        origin = request.headers.get("Origin")
+        return origin is None or self.knows(origin, *self._own(request))
+
+    def knows(self, origin: str, scheme: str, host: str) -> bool:
+        """Return whether an origin is allowed, or is our own: `scheme://host`."""
+        normal = normal_origin(origin)
+        return normal is not None and (normal in self._allowed or normal == normal_origin(f"{scheme}://{host}"))
+
+    def _own(self, request: Request) -> tuple[str, str]:
+        """Return scheme and host as the browser names them: a trusted proxy says what it was asked for."""
+        scheme: str = request.environ.get("wsgi.url_scheme", "http")
+        host = request.headers.get("Host") or ""
+        if self._proxies.trusts(request.remote_addr):
+            scheme = _last(request.headers.get("X-Forwarded-Proto")) or scheme
+            host = _last(request.headers.get("X-Forwarded-Host")) or host
+        return {"ws": "http", "wss": "https"}.get(scheme, scheme), host
+
+
+def normal_origin(text: str) -> str | None:
+    """Return an origin in one spelling, with its port; None where it is none (`null` is none)."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    if not parts.scheme or not parts.hostname or not _is_bare(parts):
+        return None
+    return f"{parts.scheme}://{parts.hostname}:{port or ''}"
+
+
+def _is_bare(parts: SplitResult) -> bool:
+    return not (parts.path or parts.query or parts.fragment or parts.username or parts.password)
+
+
+def _read_setting(text: str) -> str:
+    normal = normal_origin(text.strip().rstrip("/"))
+    if normal is None or not re.match(r"^[a-z][a-z0-9+.-]*://[^\s*]+$", normal):
+        raise SettingsError(f"ALLOWED_ORIGINS must list origins like https://chat.example.com, not {text!r}")
+    return normal
+
+
+def _last(header: str | None) -> str:
+    """Return the entry that the nearest proxy has written."""
+    return (header or "").rpartition(",")[2].strip()
+
+
+def check_origins(app: Flask, origins: Origins) -> None:
+    """Refuse websockets of other pages before the upgrade, and tell browsers which pages may read answers (CORS)."""
+
+    @app.before_request
+    def refuse_or_answer_preflight() -> Response | None:
+        if origins.admits(request):
+            is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+            return _preflight(request) if is_preflight and "Origin" in request.headers else None
+        if request.path == _WEBSOCKET_PATH:
+            origin = request.headers.get("Origin", "")
+            log.warning("origin_refused", origin=origin[:_MAX_LOGGED_CHARACTERS], setting="ALLOWED_ORIGINS")
+            raise ApiError("origin_refused")
+        return None
+
+    @app.after_request
+    def name_reader(response: Response) -> Response:
+        response.vary.add("Origin")
+        origin = request.headers.get("Origin")
+        if origin is not None and origins.admits(request):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+        return response
+
+
+def _preflight(request: Request) -> Response:
+    """Allow what is asked for: whoever may read answers may ask anything that a token admits."""
+    response = Response(status=204)
+    response.headers["Access-Control-Allow-Methods"] = request.headers["Access-Control-Request-Method"]
+    response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
+    response.headers["Access-Control-Max-Age"] = str(_PREFLIGHT_SECONDS)
+    return response
