@@ -123,7 +123,7 @@ def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, 
     """Insert the rows whose `key` columns are not there yet; leave the others as they are."""
     if rows:
         connection.execute(
-            _dialect_insert(connection, table).on_conflict_do_nothing(index_elements=list(key)), list(rows)
+            dialect_insert(connection, table).on_conflict_do_nothing(index_elements=list(key)), list(rows)
         )
 
 
@@ -132,12 +132,13 @@ def insert_or_update(
 ) -> None:
     """Insert the rows; where `key` exists, set the `update` columns to the new values."""
     if rows:
-        insert = _dialect_insert(connection, table)
+        insert = dialect_insert(connection, table)
         changes = {name: insert.excluded[name] for name in update}
         connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changes), list(rows))
 
 
-def _dialect_insert(connection: Connection, table: Any) -> Any:
+def dialect_insert(connection: Connection, table: Any) -> Any:
+    """Give an insert statement that knows `on_conflict_do_update`, which SQLAlchemy has per dialect."""
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects import sqlite
 

@@ -17,7 +17,7 @@ from models.blocks import Block
 from models.follows import Follow
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
-from models.users import User
+from models.users import MAX_ID, User
 
 _MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache starts anew
 
@@ -98,6 +98,9 @@ class FactsCache:
         self, connection: Connection, users: set[int], pairs: Iterable[tuple[int, int]], groups: set[int]
     ) -> Facts:
         """Return the facts about users, (owner, other) pairs and groups as they are committed now."""
+        # Whatever number a client has written: PostgreSQL answers one beyond its columns with an error.
+        users, groups = ({each for each in ids if each <= MAX_ID} for ids in (users, groups))
+        pairs = [pair for pair in pairs if max(pair) <= MAX_ID]
         self._forget_when_full()
         loaded_users = self._load_users(connection, users) if users else {}
         return Facts(

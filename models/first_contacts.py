@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from models.database import Base
 from models.errors import AlreadyDecided
 from models.messages import Message
+from models.users import MAX_ID
 
 State = Literal["open", "accepted", "declined"]
 
@@ -33,7 +34,8 @@ def load(connection: Connection, pairs: Sequence[tuple[int, int]]) -> dict[tuple
     """Return the state of the first contact of each (sender, recipient) pair that has had one."""
     key = tuple_(FirstContact.sender_id, FirstContact.recipient_id)
     columns = (FirstContact.sender_id, FirstContact.recipient_id, FirstContact.state)
-    rows = connection.execute(select(*columns).where(key.in_(pairs)))
+    known = [pair for pair in pairs if max(pair) <= MAX_ID]
+    rows = connection.execute(select(*columns).where(key.in_(known)))
     return {(sender_id, recipient_id): state for sender_id, recipient_id, state in rows}  # type: ignore[misc]
 
 

@@ -118,3 +118,69 @@ def touch_facts(connection: Connection, *user_ids: int) -> None:
     # In ascending order, so that two transactions touching the same pair cannot wait for each other.
     for user_id in sorted(set(user_ids)):
         connection.execute(update(User).where(User.id == user_id).values(facts_version=User.facts_version + 1))
+
+
+MAX_ID = 2_147_483_647  # ids are 32 bit in SQL: PostgreSQL would answer a greater one with an error
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A user as he deals with others: who he is, and whether he may be befriended without being asked."""
+
+    id: int
+    uuid: str
+    username: str
+    nickname: str
+    avatar: str
+    role: str
+    status: int
+    invite_confirm: int
+
+    @property
+    def public_name(self) -> str:
+        return self.nickname or self.username
+
+
+_PERSON = (User.id, User.uuid, User.username, User.nickname, User.avatar, User.role, User.status, User.invite_confirm)
+
+
+def lock(connection: Connection, *user_ids: int) -> dict[int, Person]:
+    """Return those of the users who exist, and let no other change of theirs in until the transaction ends."""
+    known = [user_id for user_id in user_ids if 0 < user_id <= MAX_ID]
+    # The lock that an UPDATE takes, in the order in which `touch_facts` takes it. SQLite has locked everything already.
+    query = select(*_PERSON).where(User.id.in_(known)).order_by(User.id).with_for_update(key_share=True)
+    return {row.id: Person(*row) for row in connection.execute(query)}
+
+
+def load_person(connection: Connection, user_id: int) -> Person | None:
+    """Return a user, None where no such user exists."""
+    row = connection.execute(select(*_PERSON).where(User.id == min(user_id, MAX_ID))).one_or_none()
+    return Person(*row) if row is not None else None
+
+
+def load_person_by_uuid(connection: Connection, user_uuid: str) -> Person | None:
+    """Return the user with this public id, None where there is none."""
+    row = connection.execute(select(*_PERSON).where(User.uuid == user_uuid)).one_or_none()
+    return Person(*row) if row is not None else None
+
+
+def search(connection: Connection, searcher_id: int, keyword: str, most: int) -> list[Person]:
+    """Return active registered users whose name contains the keyword, the one who is named so first."""
+    query = select(*_PERSON).where(
+        User.username.icontains(keyword, autoescape=True),
+        User.status == ACTIVE,
+        User.role != "visitor",
+        User.id != searcher_id,
+    )
+    return [Person(*row) for row in connection.execute(query.order_by(User.username != keyword, User.id).limit(most))]
+
+
+def load_userset(connection: Connection, user_id: int) -> str:
+    """Return the text of a user's settings, empty where there is none."""
+    return connection.execute(select(User.userset).where(User.id == user_id)).scalar_one_or_none() or ""
+
+
+def change(connection: Connection, user_id: int, **columns: str | int) -> None:
+    """Set columns of a user's row that others see or that verdicts depend on."""
+    connection.execute(update(User).where(User.id == user_id).values(**columns))
+    touch_facts(connection, user_id)

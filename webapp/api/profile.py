@@ -1,0 +1,235 @@
+"""Profiles and settings: what others see of a user, whom he lets write to him, and finding users (ORIG 6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response
+from marshmallow import fields
+
+from models import friendships, notices, profiles, users
+from models.database import Database
+from models.requests import Request
+from models.users import ACTIVE, Person
+from schemas.answers import many, one_of
+from schemas.params import InvalidParams
+from schemas.profile import (
+    GENDERS,
+    PROFILE_FIELDS,
+    PUBLIC_PROFILE_PARAMS,
+    SEARCH_USER_PARAMS,
+    UPDATE_PARAMS,
+    USER_SET_INFO_PARAMS,
+    USERSET_PARAMS,
+    FoundUser,
+    PublicProfile,
+    UserSetInfo,
+    is_address,
+    merge_settings,
+    read_birthday,
+    read_settings,
+)
+from schemas.times import utc_text
+from webapp import friend_notices
+from webapp.auth import Gatekeeper
+from webapp.errors import ApiError
+from webapp.http import ok, read_params
+from webapp.routes import describe
+from webapp.services import offload
+from webapp.telling import Teller
+
+_MOST_FOUND = 50
+_MAX_NICKNAME, _MAX_AVATAR = 30, 1_000
+_MAX_TEXTS = {"bio": 200, "location": 100, "website": 255}
+_VALUE_LABEL = "修改结果"
+
+Result = TypeVar("Result")
+
+
+def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -> Blueprint:
+    blueprint = Blueprint("profile", __name__)
+
+    @blueprint.get("/api/userinfo/<uuid>")
+    @describe(
+        "A user as anybody may see him; null where there is none",
+        access="anyone",
+        params=PUBLIC_PROFILE_PARAMS,
+        answer=fields.Nested(PublicProfile, allow_none=True),
+    )
+    def get_public_profile(uuid: str) -> Response:
+        params = read_params(PUBLIC_PROFILE_PARAMS)
+
+        def load() -> tuple[Person | None, Any]:
+            with database.reading() as connection:
+                person = users.load_person_by_uuid(connection, params["uuid"])
+                return person, profiles.load(connection, person.id) if person is not None else None
+
+        person, userinfo = offload(database, load)
+        if person is None or person.status != ACTIVE:
+            return ok(None)
+        shown = {name: getattr(person, name) for name in ("uuid", "username", "nickname", "avatar", "role")}
+        return ok(shown | {"userinfo": None if userinfo is None else shown_userinfo(userinfo)})
+
+    @blueprint.post("/api/chat/searchUser")
+    @describe(
+        "Find users by a part of their username", access="user", params=SEARCH_USER_PARAMS, answer=many(FoundUser)
+    )
+    def post_search() -> Response:
+        caller = gatekeeper.caller()
+        params = read_params(SEARCH_USER_PARAMS)
+
+        def load() -> list[Person]:
+            with database.reading() as connection:
+                return users.search(connection, caller.user_id, params["keyword"], _MOST_FOUND)
+
+        found = offload(database, load)
+        return ok([{name: getattr(person, name) for name in FoundUser().fields} for person in found])
+
+    @blueprint.post("/api/chat/userset")
+    @describe("Change my settings, key by key", access="visitor", params=USERSET_PARAMS)
+    def post_settings() -> Response:
+        caller = gatekeeper.caller()
+        given = read_settings(read_params(USERSET_PARAMS)["userset"])
+
+        def write() -> None:
+            with database.writing() as connection:
+                # Locked, so that two pages that save at the same time both count (E22).
+                users.lock(connection, caller.user_id)
+                stored = users.load_userset(connection, caller.user_id)
+                users.change(connection, caller.user_id, userset=merge_settings(stored, given))
+
+        offload_refusable(database, write)
+        return ok("ok")
+
+    @blueprint.post("/api/chat/getUserSetInfo")
+    @describe(
+        "How a user lets others write to him and befriend him",
+        access="visitor",
+        params=USER_SET_INFO_PARAMS,
+        answer=UserSetInfo(),
+        failures=("user_not_addable",),
+    )
+    def post_set_info() -> Response:
+        caller = gatekeeper.caller()
+        user_id = read_params(USER_SET_INFO_PARAMS)["userid"]
+
+        def load() -> tuple[Person | None, str, Any]:
+            with database.reading() as connection:
+                person = users.load_person(connection, user_id)
+                if person is None:
+                    return None, "", None
+                return (
+                    person,
+                    users.load_userset(connection, person.id),
+                    friendships.load(connection, person.id, caller.user_id),
+                )
+
+        person, userset, row = offload(database, load)
+        if person is None or person.status != ACTIVE or person.role != "user":
+            raise ApiError("user_not_addable")
+        return ok(
+            {
+                "id": person.id,
+                "userset": userset,
+                "invite_confirm": person.invite_confirm,
+                "uuid": person.uuid,
+                "isgoodfriend": row is not None,
+                "isgoodfriend_status": row is not None and not row.isblack and row.status == ACTIVE,
+            }
+        )
+
+    @blueprint.post("/api/chat/updateUserinfo")
+    @describe(
+        "Change one field of my profile",
+        access="visitor",
+        params=UPDATE_PARAMS,
+        answer=one_of("修改昵称成功", "头像更新成功", "设置成功"),
+        failures=(
+            "username_fixed",
+            "nickname_too_long",
+            "avatar_too_long",
+            "invite_confirm_invalid",
+            "profile_missing",
+        ),
+    )
+    def post_update() -> Response:
+        caller = gatekeeper.caller()
+        params = read_params(UPDATE_PARAMS)
+        name, given = params["fieldname"], params["fieldValue"]
+        value = _checked(name, given)
+
+        def write() -> list[Request]:
+            with database.writing() as connection:
+                me = users.lock(connection, caller.user_id).get(caller.user_id)
+                if me is None:
+                    raise ApiError("profile_missing")
+                if name in PROFILE_FIELDS:
+                    profiles.change(connection, caller.user_id, **{name: value})
+                    return []
+                users.change(connection, caller.user_id, **{name: value})
+                told = [friend_notices.new_avatar(me, given)] if name == "avatar" else []
+                if told:
+                    notices.queue(connection, told)
+                return told
+
+        teller.tell(offload_refusable(database, write))
+        return ok({"nickname": "修改昵称成功", "avatar": "头像更新成功"}.get(name, "设置成功"))
+
+    return blueprint
+
+
+def shown_userinfo(row: Any) -> dict[str, Any]:
+    """Show what a user says of himself, without the row's id."""
+    return {
+        "gender": row.gender,
+        "birthday": utc_text(row.birthday) if row.birthday is not None else None,
+        "bio": row.bio,
+        "location": row.location,
+        "website": row.website,
+    }
+
+
+def offload_refusable(database: Database, run: Callable[[], Result]) -> Result:
+    """Call a function that talks to SQL and may refuse by ApiError or InvalidParams; what it has written then is undone."""
+
+    # Carried over as a value: the native thread that SQLite has would log a refusal as a crash.
+    def caught() -> Result | ApiError | InvalidParams:
+        try:
+            return run()
+        except (ApiError, InvalidParams) as error:
+            return error
+
+    result = offload(database, caught)
+    if isinstance(result, ApiError | InvalidParams):
+        raise result
+    return result
+
+
+def _checked(name: str, given: str) -> Any:
+    """Return the value for a field of the profile. Raises ApiError with ORIG's refusals; InvalidParams."""
+    if name == "username":
+        raise ApiError("username_fixed")
+    if name == "nickname" and len(given) > _MAX_NICKNAME:
+        raise ApiError("nickname_too_long")
+    if name == "avatar" and len(given) > _MAX_AVATAR:
+        raise ApiError("avatar_too_long")
+    if name == "invite_confirm":
+        if given not in ("0", "1"):
+            raise ApiError("invite_confirm_invalid")
+        return int(given)
+    if name == "avatar" and not is_address(given, is_path_allowed=True):
+        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值必须是 http(s) 链接或者以 / 开头的路径")
+    if name == "gender" and given not in GENDERS:
+        choices = "、".join(f"`{gender}`" for gender in GENDERS)
+        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值 `{given[:100]}` 必须在 [{choices}] 中")
+    if name in _MAX_TEXTS and len(given) > _MAX_TEXTS[name]:
+        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的长度 必须 在 1 和 {_MAX_TEXTS[name]} 之间")
+    if name == "website" and not is_address(given):
+        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值必须是 http(s) 链接")
+    if name == "birthday":
+        birthday = read_birthday(given)
+        if birthday is None:
+            raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值必须是 YYYY-MM-DD 形式的日期")
+        return birthday
+    return given
