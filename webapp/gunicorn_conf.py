@@ -6,8 +6,10 @@ import signal
 from types import FrameType
 from typing import Any
 
+from logs import redact_stderr
 from settings import load_settings
 
+redact_stderr()  # before gunicorn makes its handlers: what it quotes of a bad request may hold a token
 _settings = load_settings()
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
@@ -22,6 +24,12 @@ graceful_timeout = 4
 max_requests = 0  # recycling a process would cut its sockets (pitfall G4)
 control_socket_disable = True  # no socket under the home directory (pitfall G7)
 loglevel = "warning"
+
+
+def on_starting(_arbiter: Any) -> None:
+    """Forget what an earlier run has counted."""
+    for path in (_settings.data_dir / "metrics").glob("*.json"):
+        path.unlink(missing_ok=True)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -1,0 +1,49 @@
+"""Counters that all web processes share: hits against a rate, and failures that lock.
+
+A hit is one script, so that parallel requests cannot all pass. A counter that is lost with Redis's data starts at zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from models.store import keys
+from models.store.connection import SCRIPTS, Command
+
+
+def count_command(name: str, amount: int, window_ms: int) -> Command:
+    """Count hits. The answer: how many the window holds now, and ms until it is over."""
+    return SCRIPTS["count"].call([keys.counter(name)], [amount, window_ms])
+
+
+def read_command(name: str) -> Command:
+    """The answer: hits in the window, None where it is over."""
+    return ("GET", keys.counter(name))
+
+
+def left_command(name: str) -> Command:
+    """The answer: ms until the window is over, negative where it is."""
+    return ("PTTL", keys.counter(name))
+
+
+def clear_command(name: str) -> Command:
+    return ("DEL", keys.counter(name))
+
+
+def locked_command(name: str, *, window_ms: int, most: int) -> Command:
+    """The answer: ms until fewer than `most` failures stand in the window, 0 where fewer do."""
+    return SCRIPTS["fail"].call([keys.failures(_digest(name))], [window_ms, most, 0])
+
+
+def fail_command(name: str, *, window_ms: int, most: int) -> Command:
+    """Note a failure. The answer is `locked_command`'s."""
+    return SCRIPTS["fail"].call([keys.failures(_digest(name))], [window_ms, most, 1])
+
+
+def forgive_command(name: str) -> Command:
+    return ("DEL", keys.failures(_digest(name)))
+
+
+def _digest(name: str) -> str:
+    """What people type as their name, now and then their password, is not to be read in Redis."""
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,101 @@
+"""Counters on a real Redis: windows that end by themselves, and failures that lock for as long as they are recent."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from models.store import counters, keys
+from models.store.connection import Client, Command, run
+from tests.support.instance import wait_until
+
+_WINDOW_MS = 60_000
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test counts under."""
+    return uuid.uuid4().hex
+
+
+def _call(client: Client, command: Command) -> Any:
+    return run(client, [command])[0]
+
+
+def _fail(client: Client, name: str, *, window_ms: int = _WINDOW_MS, most: int = 3) -> int:
+    return int(_call(client, counters.fail_command(name, window_ms=window_ms, most=most)))
+
+
+def _locked(client: Client, name: str, *, window_ms: int = _WINDOW_MS, most: int = 3) -> int:
+    return int(_call(client, counters.locked_command(name, window_ms=window_ms, most=most)))
+
+
+def test_hits_add_up_in_a_window_that_the_first_one_opens(client: Client, name: str) -> None:
+    """Later hits do not make it longer."""
+    assert _call(client, counters.count_command(name, 1, _WINDOW_MS)) == [1, _WINDOW_MS]
+
+    count, left = _call(client, counters.count_command(name, 2, 10 * _WINDOW_MS))
+
+    assert count == 3
+    assert 0 < left <= _WINDOW_MS
+    assert int(_call(client, counters.read_command(name))) == 3
+    assert 0 < _call(client, counters.left_command(name)) <= _WINDOW_MS
+    _call(client, counters.clear_command(name))
+    assert _call(client, counters.read_command(name)) is None
+
+
+def test_a_window_ends(client: Client, name: str) -> None:
+    """Then counting starts again at one."""
+    _call(client, counters.count_command(name, 5, 50))
+
+    assert wait_until(lambda: _call(client, counters.read_command(name)) is None, 5.0, 0.01)
+    assert _call(client, counters.count_command(name, 1, 50))[0] == 1
+
+
+def test_hits_in_parallel_are_all_counted(client: Client, name: str) -> None:
+    """No two of them get the same count."""
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda _: _call(client, counters.count_command(name, 1, _WINDOW_MS))[0], range(100)))
+
+    assert sorted(counts) == list(range(1, 101))
+
+
+def test_a_counter_without_an_end_gets_one(client: Client, name: str) -> None:
+    """Whatever left it there, it must not count for ever."""
+    _call(client, ("SET", keys.counter(name), "7"))
+
+    assert _call(client, counters.count_command(name, 1, _WINDOW_MS)) == [8, _WINDOW_MS]
+    assert _call(client, counters.left_command(name)) > 0
+
+
+def test_so_many_failures_lock(client: Client, name: str) -> None:
+    """One fewer does not, asking does not count, and forgiving opens."""
+    assert _locked(client, name) == 0
+    assert [_fail(client, name), _fail(client, name)] == [0, 0]
+    assert _locked(client, name) == 0
+
+    assert 0 < _fail(client, name) <= _WINDOW_MS
+
+    assert 0 < _locked(client, name) <= _WINDOW_MS
+    _call(client, counters.forgive_command(name))
+    assert _locked(client, name) == 0
+
+
+def test_old_failures_do_not_count(client: Client, name: str) -> None:
+    """The window slides: it ends now, wherever the failures began."""
+    for _ in range(3):
+        _fail(client, name, window_ms=80)
+
+    assert wait_until(lambda: _locked(client, name, window_ms=80) == 0, 5.0, 0.01)
+    assert _fail(client, name) == 0
+
+
+def test_what_was_typed_does_not_stand_in_redis(client: Client, name: str) -> None:
+    """A password in the field for the name is seen by nobody."""
+    _fail(client, name)
+
+    assert not [key for key in client.keys(keys.failures("*")) if name.encode() in key]
+    assert client.ttl(keys.failures(counters._digest(name))) > 0

@@ -1,0 +1,205 @@
+"""Limits: how often one may send, register and log in, and the lock after too many failed logins.
+
+Counters stand in Redis and are shared by all web processes. Where they cannot be read, a limit lets pass, since nothing is
+accepted without Redis anyway, while the lock refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gevent
+import limits
+import structlog
+from gevent.lock import BoundedSemaphore
+from limits.storage import Storage
+from limits.strategies import FixedWindowRateLimiter
+
+from models.errors import StoreUnavailable
+from models.store import counters
+from settings import Settings
+from webapp.address import counted
+from webapp.counts import counts
+from webapp.errors import ApiError
+from webapp.services import Redis
+
+log = structlog.get_logger()
+
+DeviceLimit = Literal["visitor_registrations", "visitor_logins"]
+
+_PER_DEVICE_ID = limits.parse("5 per hour")  # ORIG 1.7
+
+
+class CounterStorage(Storage):
+    """The counters of the library `limits`, in our Redis: a hit shares the round trip of whatever is asked for meanwhile."""
+
+    STORAGE_SCHEME = None
+
+    def __init__(self, store: Redis) -> None:
+        super().__init__()
+        self._store = store
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return StoreUnavailable
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        return int(self._store.call(counters.count_command(key, amount, expiry * 1000))[0])
+
+    def get(self, key: str) -> int:
+        return int(self._store.call(counters.read_command(key)) or 0)
+
+    def get_expiry(self, key: str) -> float:
+        return time.time() + max(0, int(self._store.call(counters.left_command(key)))) / 1000
+
+    def check(self) -> bool:
+        try:
+            self._store.call(("PING",))
+        except StoreUnavailable:
+            return False
+        return True
+
+    def reset(self) -> None:
+        raise NotImplementedError  # windows end by themselves
+
+    def clear(self, key: str) -> None:
+        self._store.call(counters.clear_command(key))
+
+
+class Limits:
+    """Counts hits and refuses what is too many."""
+
+    def __init__(self, settings: Settings, store: Redis) -> None:
+        self._store = store
+        self._strategy = FixedWindowRateLimiter(CounterStorage(store))
+        self._sends = _parse(settings.rate_limit_sends)
+        self._auth = _parse(settings.rate_limit_auth)
+
+    def count_send(self, user_id: int) -> None:
+        """Count a send of a user. Raises ApiError with rate_limited."""
+        self._hit("sends", self._sends, str(user_id), "rate_limited")
+
+    def count_auth(self, address: str) -> None:
+        """Count a login or registration from a client address. Raises ApiError with rate_limited."""
+        self._hit("auth", self._auth, counted(address), "rate_limited")
+
+    def count_device(self, what: DeviceLimit, device_id: str) -> None:
+        """Count a registration or login with a device fingerprint. Raises ApiError with too_many_registrations."""
+        # A digest: the fingerprint is a credential, and Redis shows its keys to every operator.
+        digest = hashlib.sha256(device_id.encode()).hexdigest()
+        self._hit(what, _PER_DEVICE_ID, digest, "too_many_registrations")
+
+    def ask_send(self, user_id: int, then: Callable[[bool], None]) -> None:
+        """Count a send without waiting; `then(may_pass)` is called from another greenlet and must not block."""
+        item = self._sends
+        if item is None:
+            then(True)
+            return
+
+        def answered(answer: Any, error: StoreUnavailable | None) -> None:
+            if error is not None:
+                self._pass_uncounted("sends", error)
+            may_pass = error is not None or answer[0] <= item.amount
+            if not may_pass:
+                counts.failures["rate_limited"] += 1
+            then(may_pass)
+
+        key = item.key_for("sends", str(user_id))
+        self._store.ask(counters.count_command(key, 1, item.get_expiry() * 1000), answered)
+
+    def _hit(self, what: str, item: limits.RateLimitItem | None, who: str, code: str) -> None:
+        if item is None:
+            return
+        try:
+            if self._strategy.hit(item, what, who):
+                return
+            left = self._strategy.get_window_stats(item, what, who).reset_time - time.time()
+        except StoreUnavailable as error:
+            self._pass_uncounted(what, error)
+            return
+        raise ApiError(code, retry_after=math.ceil(left))
+
+    def _pass_uncounted(self, what: str, error: StoreUnavailable) -> None:
+        counts.failures["limit_not_counted"] += 1
+        log.warning("limit_not_counted", limit=what, error=str(error))
+
+
+def _parse(rate: str) -> limits.RateLimitItem | None:
+    return None if rate == "off" else limits.parse(rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """So many failures within the window lock."""
+
+    most: int
+    window_ms: int = 15 * 60 * 1000
+
+
+_PAIR = Lock(10)
+_ACCOUNT = Lock(100)
+_ACCOUNT_DELAY_SECONDS = 1.0
+
+
+class LockOut:
+    """Stops guessing: ten failures lock an account for an address, a hundred delay everybody's next try (ORIG E16).
+
+    It counts names that do not exist as well, and holds whatever the rates are. Raises StoreUnavailable: it never lets
+    pass what it cannot count.
+    """
+
+    def __init__(self, store: Redis) -> None:
+        self._store = store
+        self._turns: dict[str, tuple[BoundedSemaphore, list[None]]] = {}  # with those who have or want the turn
+
+    @contextmanager
+    def attempt(self, account: str, address: str) -> Iterator[Attempt]:
+        """Let one try at a time have its turn. Raises ApiError with login_locked.
+
+        One at a time: tries that run in parallel would all be compared before the first failure is counted.
+        """
+        pair, account = f"pair {counted(address)} {account}", f"account {account}"
+        with self._turn(pair):
+            locked_ms = self._locked_ms(pair, _PAIR)
+            if locked_ms > 0:
+                raise ApiError("login_locked", retry_after=math.ceil(locked_ms / 1000))
+            if self._locked_ms(account, _ACCOUNT) > 0:
+                gevent.sleep(_ACCOUNT_DELAY_SECONDS)
+            yield Attempt(self._store, pair, account)
+
+    def _locked_ms(self, name: str, lock: Lock) -> int:
+        return int(self._store.call(counters.locked_command(name, window_ms=lock.window_ms, most=lock.most)))
+
+    @contextmanager
+    def _turn(self, pair: str) -> Iterator[None]:
+        turn, waiting = self._turns.setdefault(pair, (BoundedSemaphore(1), []))
+        waiting.append(None)
+        try:
+            with turn:
+                yield
+        finally:
+            waiting.pop()
+            if not waiting:
+                del self._turns[pair]
+
+
+class Attempt:
+    """One try at an account from an address."""
+
+    def __init__(self, store: Redis, pair: str, account: str) -> None:
+        self._store = store
+        self._pair = pair
+        self._account = account
+
+    def failed(self) -> None:
+        for name, lock in ((self._pair, _PAIR), (self._account, _ACCOUNT)):
+            self._store.call(counters.fail_command(name, window_ms=lock.window_ms, most=lock.most))
+
+    def succeeded(self) -> None:
+        self._store.call(counters.forgive_command(self._pair))
