@@ -1,4 +1,4 @@
-"""Commands of `flask --app wsgi`: `load-seed` here, `db` from Flask-Migrate."""
+"""Commands of `flask --app wsgi`: `load-seed` and `admin` here, `db` from Flask-Migrate."""
 
 from __future__ import annotations
 
@@ -6,26 +6,100 @@ import json
 import secrets
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from argon2 import PasswordHasher
 from flask import Flask
-from sqlalchemy import func, insert, select
+from flask.cli import AppGroup
+from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.exc import ProgrammingError
 
-from models import friendships, groups, sessions
+from models import administration, friendships, groups, sessions
 from models.database import Database, insert_missing
+from models.errors import DatabaseUnavailable
 from models.groups import Group
-from models.users import User
+from models.users import ACTIVE, User
 from settings import Settings
 from webapp.tokens import Tokens
 
 _SEED_DEVICE = "default"
 _ROWS_PER_STATEMENT = 1_000
 
+# What a change of `admin grant` and `admin revoke` that did not come to pass means for whoever asked for it.
+_REFUSALS = {
+    "no_such_user": "there is no user {username!r}: the username is what he logs in with",
+    "visitor": "{username!r} is a visitor: only a registered user can be an administrator",
+    "disabled": "{username!r} is disabled: enable him first",
+}
+
 
 def add_commands(app: Flask, settings: Settings, database: Database, tokens: Tokens) -> None:
+    """Add every command of ours to `flask --app wsgi`."""
+    _add_load_seed(app, settings, database, tokens)
+    app.cli.add_command(_admin_commands(database))
+
+
+def _admin_commands(database: Database) -> AppGroup:
+    group = AppGroup("admin", help="Say who is an administrator.")
+
+    @group.command("grant")
+    @click.argument("username")
+    def grant(username: str) -> None:
+        """Make the user who logs in as USERNAME an administrator.
+
+        Administrators disable and enable users, friend rows and groups with POST /api/admin/…. It holds at once, for the
+        sessions he has too.
+        """
+        with _operating(database) as connection:
+            change = administration.grant(connection, username)
+        _tell(change, username, changed="is an administrator now", unchanged="is an administrator already")
+
+    @group.command("revoke")
+    @click.argument("username")
+    def revoke(username: str) -> None:
+        """Make the administrator USERNAME an ordinary user again. It holds at once; his sessions go on."""
+        with _operating(database) as connection:
+            change = administration.revoke(connection, username)
+        _tell(change, username, changed="is no administrator any more", unchanged="is no administrator")
+
+    @group.command("list")
+    def show() -> None:
+        """List the administrators: id, username, nickname, tab-separated; marked where disabled."""
+        with _operating(database) as connection:
+            found = administration.load_administrators(connection)
+        for each in found:
+            mark = "" if each.status == ACTIVE else "\tdisabled"
+            click.echo(f"{each.user_id}\t{each.username}\t{each.nickname}{mark}")
+        if not found:
+            click.echo("there are no administrators: `flask --app wsgi admin grant <username>` makes one", err=True)
+
+    return group
+
+
+def _tell(change: administration.Change, username: str, *, changed: str, unchanged: str) -> None:
+    if change in _REFUSALS:
+        raise click.ClickException(_REFUSALS[change].format(username=username))
+    click.echo(f"{username} {changed if change == 'changed' else unchanged}")
+
+
+@contextmanager
+def _operating(database: Database) -> Iterator[Connection]:
+    """One transaction of a command. Raises click.ClickException: the database does not answer, or has no tables yet."""
+    try:
+        with database.writing() as connection:
+            yield connection
+    except (DatabaseUnavailable, ProgrammingError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise click.ClickException(
+            f"the database cannot be used ({reason}); `flask --app wsgi db upgrade` or `make run` makes its tables"
+        ) from error
+
+
+def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: Tokens) -> None:
     @app.cli.command("load-seed")
     @click.option("--users", type=click.IntRange(1, 1_000_000), required=True, help="Users 1..N, 2i-1 and 2i friends.")
     @click.option("--group", type=click.IntRange(0), default=0, help="Members of group 1 besides its owner, user 1.")
@@ -61,6 +135,7 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
             "username": f"seed{user_id}",
             "password": password,
             "nickname": f"用户{user_id}",
+            "avatar": f"{settings.media_url}user.jpg",
         }
         for user_id in user_ids
     ]
@@ -87,7 +162,9 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
         if group_size:
             if connection.execute(select(Group.id).where(Group.id == 1)).first() is None:
                 group_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, "hongyan-seed-group-1"))
-                connection.execute(insert(Group), [{"id": 1, "uuid": group_uuid, "user_id": 1, "name": "seed"}])
+                avatar = f"{settings.media_url}group.png"
+                row = {"id": 1, "uuid": group_uuid, "user_id": 1, "name": "seed", "avatar": avatar}
+                connection.execute(insert(Group), [row])
             groups.add_members(connection, 1, range(1, group_size + 2))
         sessions.start_sessions(connection, session_rows)
         if connection.dialect.name == "postgresql":
