@@ -18,6 +18,7 @@ from models.messages import STORED, Message
 from models.users import User
 
 _MAX_CONVERSATIONS = 500
+_MAX_ID = 2**31 - 1  # PostgreSQL's integer: there is no group beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,10 @@ def load_page(
 
     before_seq: exclusive; None = the newest page. Of a group, only members are shown anything, back to when they came.
     """
-    if conversation.startswith("group:") and not groups.is_member(connection, int(conversation[6:]), user_id):
-        return [], False
+    if conversation.startswith("group:"):
+        group_id = int(conversation[6:])
+        if group_id > _MAX_ID or not groups.is_member(connection, group_id, user_id):
+            return [], False
     found: list[Any] = []
     while len(found) <= limit:
         query = select(Message.__table__).where(Message.conversation == conversation, Message.verdict == STORED)

@@ -1,31 +1,41 @@
-"""Reading again: history, the list of conversations, the read marker (contract section 6)."""
+"""Reading again: history, the list of conversations, the read marker, search (contract section 6)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
-from models import history, messages, read_markers
+from models import history, search
 from models.database import Database
 from models.requests import conversation_key
+from schemas.answers import Conversations, Messages
 from schemas.history import HISTORY_PARAMS, READ_PARAMS
-from schemas.params import MAX_INT
-from webapp.auth import Gatekeeper, token_of
-from webapp.http import ok, read_body
+from schemas.search import SEARCH_PARAMS
+from webapp.auth import Gatekeeper
+from webapp.errors import ApiError
+from webapp.http import ok, read_params
+from webapp.reading import Reading, ReadMarks
+from webapp.routes import describe
 from webapp.services import offload
 
+_MAX_SEQ = 2**31 - 1  # PostgreSQL's integer; beyond it there is no message to leave out
 
-def make_blueprint(gatekeeper: Gatekeeper, database: Database) -> Blueprint:
+
+def make_blueprint(
+    gatekeeper: Gatekeeper, database: Database, read_marks: ReadMarks, shards: Sequence[int]
+) -> Blueprint:
     blueprint = Blueprint("history", __name__)
 
     @blueprint.get("/api/chat/history")
+    @describe("A page of a conversation, oldest first", access="visitor", params=HISTORY_PARAMS, answer=Messages())
     def get_history() -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = HISTORY_PARAMS.read(request.args)
+        caller = gatekeeper.caller()
+        params = read_params(HISTORY_PARAMS)
         conversation = conversation_key(params["chatType"], caller.user_id, params["peer_id"])
-        before = None if params["before"] == MAX_INT else params["before"]
+        before = None if params["before"] > _MAX_SEQ else params["before"]
 
         def load() -> tuple[list[str], bool]:
             with database.reading() as connection:
@@ -35,8 +45,9 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database) -> Blueprint:
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     @blueprint.get("/api/chat/conversations")
+    @describe("The caller's conversations, newest first", access="visitor", answer=Conversations())
     def get_conversations() -> Response:
-        caller = gatekeeper.admit(token_of(request))
+        caller = gatekeeper.caller()
 
         def load() -> list[history.Conversation]:
             with database.reading() as connection:
@@ -45,21 +56,36 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database) -> Blueprint:
         return ok({"conversations": [_shown(conversation) for conversation in offload(database, load)]})
 
     @blueprint.post("/api/chat/read")
+    @describe("Move the caller's read marker of a conversation forward", access="visitor", params=READ_PARAMS)
     def post_read() -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = READ_PARAMS.read(request.args, read_body())
-        conversation = conversation_key(params["chatType"], caller.user_id, params["peer_id"])
-
-        def mark() -> None:
-            with database.writing() as connection:
-                # Not beyond what there is: a marker in the future would hide what is still to come.
-                newest = messages.load_last_seqs(connection, [conversation])[conversation]
-                seq = min(params["seq"], newest)
-                if seq:
-                    read_markers.raise_to(connection, caller.user_id, conversation, seq)
-
-        offload(database, mark)
+        caller = gatekeeper.caller()
+        params = read_params(READ_PARAMS)
+        read_marks.mark(Reading(caller.user_id, caller.device, params["chatType"], params["peer_id"], params["seq"]))
         return ok("ok")
+
+    @blueprint.get("/api/chat/search")
+    @describe(
+        "Search the caller's messages, newest first",
+        access="user",
+        params=SEARCH_PARAMS,
+        answer=Messages(),
+        failures=("not_found",),
+    )
+    def get_search() -> Response:
+        caller = gatekeeper.caller()
+        params = read_params(SEARCH_PARAMS)
+
+        def load() -> tuple[list[str], bool]:
+            with database.reading() as connection:
+                before = None
+                if params["before"]:
+                    before = search.load_visible(connection, caller.user_id, params["before"])
+                    if before is None:
+                        raise ApiError("not_found")
+                return search.search(connection, caller.user_id, params["q"], before, params["limit"], shards)
+
+        page, more = offload(database, load)
+        return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     return blueprint
 
