@@ -7,12 +7,14 @@ the working directory (the environment wins). What is generated on first run (se
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import limits
 from environs import Env, EnvError, validate
 
 # A unix socket path longer than this cannot be bound: sockaddr_un.sun_path holds 108 bytes with its final NUL.
@@ -142,14 +144,14 @@ def _read(env: Env) -> Settings:
         visitor_salt=env.str("VISITOR_SALT", "hongyan"),
         server_api_key=env.str("SERVER_API_KEY", "") or _generated(data_dir / "server_api_key", 32),
         allowed_origins=tuple(env.list("ALLOWED_ORIGINS", [])),
-        trusted_proxies=tuple(env.list("TRUSTED_PROXIES", [])),
+        trusted_proxies=_networks("TRUSTED_PROXIES", env.list("TRUSTED_PROXIES", [])),
         metrics_token=env.str("METRICS_TOKEN", "") or None,
         send_wait_seconds=env.float("SEND_WAIT_SECONDS", 5.0, validate=validate.Range(min=0)),
         media_url=env.str("MEDIA_URL", "/static/media/"),
         language=env.str("LANGUAGE", "zh", validate=validate.OneOf(["zh", "en"])),
-        rate_limit_sends=env.str("RATE_LIMIT_SENDS", "100 per second"),
-        rate_limit_auth=env.str("RATE_LIMIT_AUTH", "60 per minute"),
-        rate_limit_frames=env.str("RATE_LIMIT_FRAMES", "50 per second"),
+        rate_limit_sends=_rate("RATE_LIMIT_SENDS", env.str("RATE_LIMIT_SENDS", "100 per second")),
+        rate_limit_auth=_rate("RATE_LIMIT_AUTH", env.str("RATE_LIMIT_AUTH", "60 per minute")),
+        rate_limit_frames=_rate("RATE_LIMIT_FRAMES", env.str("RATE_LIMIT_FRAMES", "50 per second")),
         message_max_bytes=env.int("MESSAGE_MAX_BYTES", 16_384, validate=positive),
         body_max_bytes=env.int("BODY_MAX_BYTES", 262_144, validate=positive),
         frame_max_bytes=env.int("FRAME_MAX_BYTES", 65_536, validate=positive),
@@ -169,6 +171,33 @@ def _read(env: Env) -> Settings:
         heartbeat_seconds=env.int("HEARTBEAT_SECONDS", 30, validate=positive),
         log_level=env.str("LOG_LEVEL", "info", validate=validate.OneOf(["debug", "info", "warning", "error"])),
     )
+
+
+def _rate(name: str, value: str) -> str:
+    """Check a rate as `limits` spells them, or `off`."""
+    value = value.strip()
+    if value == "off":
+        return value
+    try:
+        items = limits.parse_many(value)
+    except ValueError:
+        items = []
+    if len(items) != 1 or items[0].amount < 1:
+        raise SettingsError(
+            f"{name} {value!r} is no rate: write one like `100 per second` or `5 per 10 minutes`, or `off`"
+        )
+    return value
+
+
+def _networks(name: str, entries: list[str]) -> tuple[str, ...]:
+    """Check a list of addresses or networks."""
+    given = [entry.strip() for entry in entries if entry.strip()]
+    for text in given:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            raise SettingsError(f"{name} names {text!r}, which is neither an address nor a network") from error
+    return tuple(given)
 
 
 def _redis_socket(data_dir: Path) -> Path:

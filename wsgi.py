@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# The list of friends needs the readings of single characters only; those of phrases would cost 44 MB in each process.
+os.environ["PYPINYIN_NO_PHRASES"] = os.environ["PYPINYIN_NO_DICT_COPY"] = "true"
 
 if "gunicorn" in sys.modules:
     # Before anything else is imported (pitfall G5). Commands stay unpatched: they hold no sockets.

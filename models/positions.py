@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Integer, String, Text, select
+from sqlalchemy import BigInteger, Connection, Integer, String, Text, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_or_update
@@ -65,3 +65,26 @@ def load(connection: Connection, user_id: int) -> list[Position]:
         )
         for row in rows
     ]
+
+
+def forget(connection: Connection, user_id: int, devices: Sequence[str]) -> None:
+    """Forget devices of a user."""
+    mine = (DevicePosition.user_id == user_id, DevicePosition.device.in_(devices))
+    connection.execute(delete(DevicePosition).where(*mine))
+
+
+def load_page(connection: Connection, after_user_id: int, most: int) -> dict[int, list[str]]:
+    """Return the devices of the next `most` users that have any, by user id."""
+    users = (
+        select(DevicePosition.user_id)
+        .where(DevicePosition.user_id > after_user_id)
+        .distinct()
+        .order_by(DevicePosition.user_id)
+        .limit(most)
+    )
+    user_ids = list(connection.execute(users).scalars())
+    found: dict[int, list[str]] = {user_id: [] for user_id in user_ids}
+    rows = select(DevicePosition.user_id, DevicePosition.device).where(DevicePosition.user_id.in_(user_ids))
+    for user_id, device in connection.execute(rows):
+        found[user_id].append(device)
+    return found

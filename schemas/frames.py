@@ -5,11 +5,13 @@ A Message arrives here as JSON already, so that it is encoded once however many 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 _WELCOME = "欢迎您访问我们的系统！"
+
+ReceiptState = Literal["delivered", "read"]
 
 HEARTBEAT = b'{"type":"ping"}'
 
@@ -63,6 +65,36 @@ def send_result(ref: Any, message_id: str, message: bytes, cursor: int) -> bytes
 
 def send_failed(ref: Any, message_id: str | None, code: str, text: str) -> bytes:
     return orjson.dumps({"type": "sendResult", "ref": ref, "id": message_id, "ok": False, "code": code, "data": text})
+
+
+def typing(chat_type: str, to_id: int, from_id: int) -> bytes:
+    """Somebody is typing to `to_id`, which is the reader, or a group of his."""
+    return orjson.dumps({"type": "typing", "chatType": chat_type, "to_id": to_id, "from_id": from_id})
+
+
+def read(chat_type: str, peer_id: int, seq: int) -> bytes:
+    """Another device of the user has read a conversation up to `seq`."""
+    return orjson.dumps({"type": "read", "chatType": chat_type, "peer_id": peer_id, "seq": seq})
+
+
+def receipt(state: ReceiptState, reader_id: int, seq: int, now_ms: int) -> bytes:
+    """A watermark of a one-to-one conversation: the reader has, or has read, everything up to `seq`."""
+    return orjson.dumps(
+        {
+            "type": "receipt",
+            "state": state,
+            "chatType": "single",
+            "peer_id": reader_id,
+            "seq": seq,
+            "user_id": reader_id,
+            "at": now_ms,
+        }
+    )
+
+
+def presence(user_id: int, now_ms: int, *, is_online: bool) -> bytes:
+    """A friend has come, or has been gone for some seconds."""
+    return orjson.dumps({"type": "presence", "user_id": user_id, "online": is_online, "at": now_ms})
 
 
 def failure(code: str, text: str) -> bytes:

@@ -12,6 +12,7 @@ from settings import Settings
 DRAIN_QUEUE = "drain"
 HOUSEKEEPING_QUEUE = "housekeeping"
 
+_DAY_SECONDS = 86_400.0
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
 
 
@@ -39,6 +40,13 @@ def make_celery(settings: Settings) -> Celery:
         worker_soft_shutdown_timeout=2,
         worker_enable_soft_shutdown_on_idle=False,
         beat_max_loop_interval=1,
-        beat_schedule={"ring": {"task": "drain", "schedule": 1.0, "options": {"expires": 1, "queue": DRAIN_QUEUE}}},
+        beat_schedule={
+            "ring": {"task": "drain", "schedule": 1.0, "options": {"expires": 1, "queue": DRAIN_QUEUE}},
+            "forget_unseen_devices": {
+                "task": "forget_unseen_devices",
+                "schedule": _DAY_SECONDS,
+                "options": {"expires": _DAY_SECONDS, "queue": HOUSEKEEPING_QUEUE},
+            },
+        },
     )
     return celery

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 
 import structlog
 from celery import Celery
 
-from models.database import open_database
+from models.database import Database, open_database
 from models.errors import DatabaseUnavailable, StoreUnavailable
 from models.store.connection import connect
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
+from tasks.devices import forget_unseen
 from tasks.drain import Drain
 
 log = structlog.get_logger()
@@ -19,8 +21,12 @@ log = structlog.get_logger()
 
 def register_tasks(celery: Celery, settings: Settings) -> None:
     @cache
+    def the_database() -> Database:
+        return open_database(settings.database_url)
+
+    @cache
     def the_drain() -> Drain:
-        return Drain(settings, open_database(settings.database_url), connect(settings.redis_url))
+        return Drain(settings, the_database(), connect(settings.redis_url))
 
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
@@ -34,3 +40,12 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
             log.warning("drain_interrupted", error=str(error))
             return None
         return result
+
+    @celery.task(name="forget_unseen_devices")  # type: ignore[untyped-decorator]
+    def forget_unseen_devices() -> int | None:
+        """Forget devices that count no more. Returns how many."""
+        try:
+            return forget_unseen(the_database(), connect(settings.redis_url), time.time_ns() // 1_000_000)
+        except (StoreUnavailable, DatabaseUnavailable) as error:
+            log.warning("devices_not_forgotten", error=str(error))  # tomorrow is early enough
+            return None

@@ -22,18 +22,49 @@ from schemas import envelope
 from schemas.params import InvalidParams
 from settings import Settings
 from tasks.celery_app import make_celery
-from webapp import cli
-from webapp.api import groups, health, history, messages, relations
+from webapp import cli, metrics
+from webapp.accounts import Accounts
+from webapp.address import Proxies
+from webapp.api import (
+    accounts,
+    admin,
+    documents,
+    forward,
+    friends,
+    groups,
+    health,
+    history,
+    media,
+    messages,
+    profile,
+    relations,
+    tickets,
+)
 from webapp.auth import Gatekeeper
+from webapp.counts import counts
 from webapp.delivery_state import DeliveryStates
+from webapp.devices import Devices
 from webapp.errors import FAILURES, ApiError
 from webapp.language import language_of_request
+from webapp.limiting import Limits, LockOut
+from webapp.logins import Logins
+from webapp.origins import Origins, check_origins
+from webapp.passwords import Passwords
+from webapp.reading import ReadMarks
 from webapp.services import Acceptor, new_process_id, open_store
+from webapp.session_ends import SessionEnds
 from webapp.sockets import endpoint
+from webapp.sockets.attendance import Attendance
 from webapp.sockets.inbound import Inbound
 from webapp.sockets.listener import Listener
 from webapp.sockets.office import SocketOffice
+from webapp.sockets.receipts import Receipts
 from webapp.sockets.registry import Registry
+from webapp.sockets.server import VERSION
+from webapp.sockets.signals import SignalPost
+from webapp.sockets.typists import Typists
+from webapp.telling import Teller
+from webapp.tickets import Tickets
 from webapp.tokens import Tokens
 
 _STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
@@ -77,22 +108,54 @@ def create_app(settings: Settings) -> Flask:
     # Its own connections: a pool that requests have emptied must not make the process deaf.
     subscription = bus.Subscription(connect(settings.redis_url), process_id)
     gatekeeper = Gatekeeper(tokens, store, database)
-    inbound = Inbound(settings, process_id, registry, acceptor, gatekeeper)
+    limits = Limits(settings, store)
+    inbound = Inbound(settings, process_id, registry, acceptor, gatekeeper, limits)
 
-    office = SocketOffice(settings, process_id, registry, store, database, inbound.receive)
+    teller = Teller(acceptor, database)
+
+    devices = Devices(settings, store, database)
+    session_ends = SessionEnds(store, devices)
+    office = SocketOffice(settings, process_id, registry, store, database, devices, inbound.receive)
     listener = Listener(subscription, process_id, registry, office, inbound, store.call_all)
-    app.extensions["hongyan"] = WebProcess(process_id, registry, listener, office, (store, acceptor, listener, office))
+    snapshots = metrics.Snapshots(settings, process_id)
+    post = SignalPost(process_id, registry, store)
+    read_marks, receipts = ReadMarks(database, post), Receipts(post)
+    attendance = Attendance(registry, store, database, post)
+    listener.on_signals = post.take
+    office.on_open.append(attendance.opened)
+    office.on_closed.append(attendance.closed)
+    office.on_acknowledged.append(receipts.collect)
+    inbound.takers = {"typing": Typists(database, post).receive, "read": read_marks.receive}
+    starts = (store, acceptor, listener, office, snapshots, post, read_marks, receipts, attendance)
+    app.extensions["hongyan"] = WebProcess(process_id, registry, listener, office, starts)
 
     states = DeliveryStates(database, store, range(settings.outbox_shards))
     app.register_blueprint(
-        messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry, office, states)
+        messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry, office, states, limits)
     )
-    app.register_blueprint(groups.make_blueprint(gatekeeper, database))
-    app.register_blueprint(history.make_blueprint(gatekeeper, database))
+    logins = Logins(settings, database, tokens, session_ends, devices)
+    entrances = Accounts(settings, database, Passwords(), LockOut(store), logins, session_ends)
+    proxies = Proxies(settings.trusted_proxies)
+    app.register_blueprint(accounts.make_blueprint(settings, gatekeeper, limits, entrances, logins, proxies))
+    app.register_blueprint(groups.make_blueprint(settings, gatekeeper, database, teller))
+    app.register_blueprint(history.make_blueprint(gatekeeper, database, read_marks, range(settings.outbox_shards)))
+    app.register_blueprint(
+        forward.make_blueprint(settings, process_id, gatekeeper, database, acceptor, registry, limits)
+    )
+    app.register_blueprint(friends.make_blueprint(gatekeeper, database, teller, settings.media_url))
+    app.register_blueprint(profile.make_blueprint(gatekeeper, database, teller))
     app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
+    app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))
+    app.register_blueprint(media.make_blueprint())
+    app.register_blueprint(documents.make_blueprint(settings))
+    metrics.count_requests(app)
+    app.register_blueprint(metrics.make_blueprint(settings, snapshots, store))
     app.register_blueprint(health.make_blueprint(process_id, database, store, listener))
     sock = flask_sock.Sock(app)
-    endpoint.add_route(sock, gatekeeper, office)
+    socket_tickets = Tickets(store, gatekeeper)
+    app.register_blueprint(tickets.make_blueprint(gatekeeper, socket_tickets))
+    endpoint.add_route(sock, gatekeeper, socket_tickets, office, language=settings.language)
+    check_origins(app, Origins(settings.allowed_origins, proxies))
     cli.add_commands(app, settings, database, tokens)
     _handle_errors(app, settings)
     return app
@@ -101,12 +164,16 @@ def create_app(settings: Settings) -> Flask:
 def _handle_errors(app: Flask, settings: Settings) -> None:
     def answer(code: str, text: str | None = None, *, headers: dict[str, str] | None = None) -> Response:
         failure = FAILURES[code]
+        counts.failures[code] += 1
         body = envelope.fail(code, text or failure.text(language_of_request(settings.language)))
         return Response(body, failure.status, headers, mimetype="application/json")
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
-        return answer(error.failure.code, error.text)
+        headers = {"Retry-After": str(error.retry_after)} if error.failure.status in (429, 503) else None
+        if error.failure.status == 426:
+            headers = {"Sec-WebSocket-Version": VERSION}  # RFC 6455 section 4.4
+        return answer(error.failure.code, error.text, headers=headers)
 
     @app.errorhandler(InvalidParams)
     def invalid_params(error: InvalidParams) -> Response:

@@ -25,6 +25,7 @@ class Caller:
     role: str  # session role (C8)
     device: str
     session_id: str
+    expires_at: int  # seconds since 1970
 
 
 class UserMissing(ApiError):
@@ -49,11 +50,15 @@ class Gatekeeper:
             raise ApiError("token_expired") from error
         except TokenInvalid as error:
             raise ApiError("token_invalid") from error
-        stored = self._store.call(stored_sessions.read_command(claims.user_id, claims.device))
-        held = (stored or b"").decode()
+        return self.admit_claims(claims)
+
+    def admit_claims(self, claims: Claims) -> Caller:
+        """Admit claims that are ours and not expired, if their session stands. Raises as `admit`."""
+        read = stored_sessions.read_command(claims.user_id, claims.device)
+        held, generation = stored_sessions.parse_held(self._store.call(read))
         if held != claims.session_id:
-            self._check_in_sql(claims, held)
-        return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id)
+            self._check_in_sql(claims, generation)
+        return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id, claims.expires_at)
 
     def caller(self) -> Caller:
         """Return who makes this HTTP request, where its route's description lets him. Raises as `admit`, and ApiError."""
@@ -70,8 +75,8 @@ class Gatekeeper:
         with self._database.reading() as connection:
             return users.is_administrator(connection, user_id)
 
-    def _check_in_sql(self, claims: Claims, held: str) -> None:
-        """Admit a session that Redis does not hold (it was restarted empty), and say why another is not admitted."""
+    def _check_in_sql(self, claims: Claims, generation: str) -> None:
+        """Admit a session that Redis does not hold yet or any more, and say why another is not admitted."""
         status, session_id = offload(self._database, self._load, claims)
         if status is None:
             raise UserMissing("user_disabled")
@@ -79,9 +84,9 @@ class Gatekeeper:
             raise ApiError("user_disabled")
         if session_id != claims.session_id:
             raise ApiError("token_invalid")
-        remember = stored_sessions.remember_command(claims.user_id, claims.device, held, claims.session_id)
-        if not self._store.call(remember):
-            raise ApiError("token_invalid")  # it ended while we asked
+        # Not remembered where a session of his ended while we asked. This one stood when SQL answered.
+        remember = stored_sessions.remember_command(claims.user_id, claims.device, generation, claims.session_id)
+        self._store.call(remember)
 
     def _load(self, claims: Claims) -> tuple[int | None, str | None]:
         with self._database.reading() as connection:

@@ -33,9 +33,73 @@ _FAILURES = [
     Failure("token_invalid", 400, "Token 令牌不合法！", "The token is not valid"),
     Failure("user_disabled", 400, "当前用户不存在或者已被禁用", "This user does not exist or is disabled"),
     Failure("visitors_excluded", 400, "您没有权限访问，请先注册或登录", "Visitors may not do this: register or log in"),
+    # Accounts (ORIG 1.7 and 6.2)
+    Failure("username_taken", 400, "该账号已存在，请换一个账号注册", "This username is taken, please choose another"),
+    Failure("wrong_password", 400, "账户或密码错误", "Wrong username or password"),
+    Failure("account_disabled", 400, "账号不存在或者被禁用", "This account does not exist or is disabled"),
+    Failure("signature_missing", 400, "非法访问", "The header X-Security-Sign is missing"),
+    Failure("signature_invalid", 400, "非法签名", "The signature is not valid"),
+    Failure("timestamp_invalid", 400, "请求已过期", "The timestamp is more than five minutes off"),
+    Failure("device_invalid", 400, "无效标识", "The device id must have 36 letters, digits, underscores or hyphens"),
+    Failure("passwords_differ", 400, "新密码与确认新密码不一致", "The two new passwords differ"),
+    Failure("password_of_visitor", 400, "您未登录，无法修改密码", "Visitors have no password to change"),
+    Failure("password_of_nobody", 400, "用户不存在，无法修改密码", "There is no such user whose password could change"),
+    Failure("old_password_wrong", 400, "原始密码错误，无法修改密码", "The old password is wrong"),
+    Failure("server_key_invalid", 401, "服务密钥无效", "The server key is missing or wrong"),
+    Failure(
+        "login_locked", 429, "登录失败次数过多，请稍后再试", "Too many failed logins, please try again later", "later"
+    ),
+    Failure(
+        "too_many_registrations",
+        429,
+        "请求过于频繁，请1个小时后再试",
+        "Too many requests of this device, please try again in an hour",
+        "later",
+    ),
+    Failure("rate_limited", 429, "操作过于频繁，请稍后再试", "Too many requests, please try again later", "later"),
+    # Friends, settings and profiles (ORIG 6.2 and 6.3)
+    Failure("add_self", 400, "不能添加自己为好友", "You cannot add yourself as a friend"),
+    Failure("target_unavailable", 400, "添加的好友不存在", "There is no such user to add"),
+    Failure("already_applied", 400, "您已经申请过了，请勿重复申请", "You have applied already"),
+    Failure("already_friends", 400, "你们已经是好友了", "You are friends already"),
+    Failure("application_blocked", 400, "对方把您拉黑了，不能添加好友", "This user has blocked you"),
+    Failure("target_blocked", 400, "您已把对方拉黑，请先解除拉黑再添加好友", "You have blocked this user: unblock first"),
+    Failure("application_cooldown", 400, "申请过于频繁，请一天后再试", "You may apply again after a day", "later"),
+    Failure("approval_required", 400, "需要对方审核，不能自动加对方为好友", "This user wants to be asked first"),
+    Failure(
+        "too_many_friends",
+        429,
+        "自动添加好友过于频繁，请稍后再试",
+        "Too many friends were added in an hour, please try again later",
+        "later",
+    ),
+    Failure("application_closed", 400, "申请不存在或已处理", "There is no such application, or it is answered"),
+    Failure("application_not_found", 400, "用户申请信息不存在", "This user has not applied"),
+    Failure("user_not_found", 400, "用户不存在", "There is no such user"),
+    Failure("friend_not_found", 400, "好友不存在", "There is no such friend of yours"),
+    Failure(
+        "friend_unavailable", 400, "好友不存在或者被拉黑，无法操作", "There is no such friend of yours, or you block him"
+    ),
+    Failure("not_friend", 400, "不是好友", "This is no friend of yours"),
+    Failure("not_friends", 400, "不是好友关系，无权操作", "You are not friends"),
+    Failure(
+        "user_not_addable",
+        400,
+        "用户不存在或者为游客，无法加为好友",
+        "This user does not exist or is a visitor, who can have no friends",
+    ),
+    Failure("username_fixed", 400, "账号不可修改", "A username cannot be changed"),
+    Failure("nickname_too_long", 400, "昵称长度不能超过30个字符", "A nickname has 30 characters at most"),
+    Failure("avatar_too_long", 400, "头像地址过长不能超过1000个字符", "An avatar's address has 1000 characters at most"),
+    Failure("invite_confirm_invalid", 400, "添加我为好友设置值错误", "This setting is 0 or 1"),
+    Failure("profile_missing", 400, "用户不存在，无法修改信息", "There is no such user to change"),
+    Failure("origin_refused", 403, "该来源不被允许连接", "Pages of this origin may not connect"),
+    Failure("too_many_connections", 429, "连接数过多，请稍后再试", "This user has too many connections", "later"),
     # What is asked (ORIG 1.2)
     Failure("not_found", 404, "404 错误", "Not found"),
+    Failure("metrics_unauthorized", 401, "没有权限读取监控指标", "The metrics need their token"),
     Failure("method_not_allowed", 405, "请求方法不被允许", "This method is not allowed here"),
+    Failure("upgrade_required", 426, "不支持的 WebSocket 版本", "Only version 13 of the websocket protocol is spoken"),
     Failure("too_large", 413, "请求内容过大", "The request is too large"),
     Failure("message_too_large", 413, "消息内容过大", "The message is too large"),
     Failure("invalid", 422, "参数错误", "A parameter is not valid"),
@@ -90,8 +154,51 @@ _FAILURES = [
     ),
     Failure("muted", 400, "您已被禁言，无法发消息", "You are muted in this group"),
     Failure("group_muted", 400, "群主已开启全员禁言，无法发消息", "The owner has muted the whole group"),
+    Failure("cannot_disable_self", 400, "不能禁用自己", "Administrators cannot disable themselves"),
     Failure("not_owner", 400, "只有群主才能操作", "Only the owner of the group may do this"),
     Failure("not_member", 400, "您不在群里，无法发消息", "You are not a member of this group"),
+    # Groups (ORIG 6.4)
+    Failure("no_members_chosen", 400, "请选择加入群聊的用户", "Choose friends of yours to be in the group"),
+    Failure("members_unavailable", 400, "用户不存在，无法加入群聊", "These users do not exist or are disabled"),
+    Failure("group_full", 400, "群成员已达上限", "The group has as many members as a group may have"),
+    Failure("group_not_found", 400, "群不存在", "There is no such group"),
+    Failure("group_not_open", 400, "群不存在或被封禁", "The group does not exist or is closed"),
+    Failure("group_not_joinable", 400, "群不存在或者被封禁", "The group does not exist or is closed"),
+    Failure(
+        "group_not_yours",
+        400,
+        "群不存在或者被封禁或者你无权操作",
+        "The group does not exist, is closed, or is not yours",
+    ),
+    Failure(
+        "group_not_shown",
+        400,
+        "群不存在或被封禁或者您不在该群聊中",
+        "The group does not exist, is closed, or you are not in it",
+    ),
+    Failure("user_not_shown", 400, "用户不存在或被封禁", "The user does not exist or is disabled"),
+    Failure("not_in_group", 400, "你不在该群聊中，操作失败", "You are not in this group"),
+    Failure("owner_not_member", 400, "无法通知群成员", "The owner is not in the group, so nobody can be told"),
+    Failure("owner_not_removable", 400, "群主不能删除自己", "The owner cannot remove himself"),
+    Failure("member_not_found", 400, "该用户不在群聊中", "This user is not in the group"),
+    Failure("no_application", 400, "非法操作", "This user has not asked to join"),
+    Failure("applicant_unavailable", 400, "用户不存在或者被封禁", "This user does not exist or is disabled"),
+    Failure(
+        "application_pending",
+        400,
+        "已申请加入群聊，正在等待群主同意",
+        "The request to join waits for the owner's approval",
+    ),
+    Failure("already_member", 400, "用户已经在群里", "This user is in the group already"),
+    Failure(
+        "joiner_unavailable",
+        400,
+        "加群的用户不存在或已被封禁，无法加入群聊",
+        "The user who is to join does not exist or is disabled",
+    ),
+    Failure("login_to_join", 400, "请先登录再申请进群", "Log in before you join this group"),
+    Failure("not_friend_of_inviter", 400, "只能邀请自己的好友进群", "You can invite friends of yours only"),
+    Failure("visitor_owner", 400, "不能把群转让给访客", "A visitor cannot own a group"),
     Failure("message_not_found", 400, "消息不存在，无法撤回", "There is no such message of yours to recall"),
     Failure("already_recalled", 400, "消息已经撤回", "The message is recalled already"),
     Failure("recall_too_late", 400, "消息超过5分钟，不能撤回", "A message can be recalled for five minutes only"),
@@ -115,11 +222,32 @@ _FAILURES = [
 
 FAILURES = {failure.code: failure for failure in _FAILURES}
 
+# How the policy may refuse a send (contract section 4, rules P1 to Q5).
+POLICY_REFUSALS = (
+    "self",
+    "recipient_unavailable",
+    "blocked_by_recipient",
+    "relation_disabled",
+    "blocked_by_sender",
+    "follow_required",
+    "friends_only",
+    "stranger_limit",
+    "group_unavailable",
+    "not_member",
+    "membership_pending",
+    "muted",
+    "group_muted",
+)
+
 
 class ApiError(Exception):
-    """Ends a request with a failure of the catalogue. `text` replaces the catalogue's, for validation texts."""
+    """Ends a request with a failure of the catalogue. `text` replaces the catalogue's, for validation texts.
 
-    def __init__(self, code: str, text: str | None = None) -> None:
+    retry_after: seconds, told where the status is 429 or 503
+    """
+
+    def __init__(self, code: str, text: str | None = None, *, retry_after: int = 1) -> None:
         super().__init__(code)
         self.failure = FAILURES[code]
         self.text = text
+        self.retry_after = max(1, retry_after)

@@ -5,17 +5,20 @@ One description serves three readers: the gatekeeper (access), OpenAPI (`webapp/
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from marshmallow import Schema
+from marshmallow import Schema, fields
 
 from schemas.params import Params
 
 # anyone: no token. visitor: any session. user: a session whose role is not visitor (ORIG 1.5). administrator: a user whom
 # `flask admin grant` has made one; to others the route does not exist. server: the bearer SERVER_API_KEY.
 Access = Literal["anyone", "visitor", "user", "administrator", "server"]
+
+# The shape of `data`. A text is that very text; None means no JSON envelope (an image, a page).
+Answer = Schema | fields.Field[Any] | str
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -31,8 +34,12 @@ class Description:
     summary: str
     access: Access
     params: Params | None
-    answer: Schema | str | None
+    answer: Answer | None
     failures: tuple[str, ...]
+    also: Mapping[int, Answer] = field(
+        default_factory=dict
+    )  # answers of other statuses than 200, in the envelope
+    media: str = "application/json"  # what is answered where `answer` is None
 
 
 def describe(
@@ -40,13 +47,15 @@ def describe(
     *,
     access: Access,
     params: Params | None = None,
-    answer: Schema | str | None = "ok",
+    answer: Answer | None = "ok",
     failures: tuple[str, ...] = (),
+    also: Mapping[int, Answer] | None = None,
+    media: str = "application/json",
 ) -> Callable[[View], View]:
     """Describe a view. Put it between the route and the function."""
 
     def attach(view: View) -> View:
-        view.description = Description(summary, access, params, answer, failures)  # type: ignore[attr-defined]
+        view.description = Description(summary, access, params, answer, failures, also or {}, media)  # type: ignore[attr-defined]
         return view
 
     return attach

@@ -20,6 +20,7 @@ from models.store.batching import Batcher
 from models.store.connection import Client, Command, connect, run
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
+from webapp.counts import counts
 
 log = structlog.get_logger()
 
@@ -43,6 +44,10 @@ class Redis:
     def call(self, command: Command) -> Any:
         """Raises StoreUnavailable."""
         return self._batcher.call(command)
+
+    def ask(self, command: Command, done: Callable[[Any, StoreUnavailable | None], None]) -> None:
+        """Send a command without waiting; `done` gets its answer, or the error, and must not block."""
+        self._batcher.submit(command, done)
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """Send many commands at once, apart from what others ask for. Raises StoreUnavailable."""
@@ -86,6 +91,8 @@ class Acceptor:
             entries.setdefault(shard_of(request.conversation, self._shards), []).append(request.encode())
         if outbox.accept(self._client, entries):
             gevent.spawn(self._ring)
+        for request in requests:
+            counts.accepted[request.kind] += 1
         return [None] * len(requests)
 
     def _ring(self) -> None:

@@ -5,7 +5,7 @@ A publication is only news. A process that misses one reads the inboxes of its u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,7 +53,19 @@ class Order(NamedTuple):
 
     user_id: int
     number: int
-    what: str  # "replace": a newer one of its device has come; "revive": the newer one has gone
+    # "replace": a newer one of its device has come; "revive": the newer one has gone; a Cause: its session is over
+    what: str
+
+
+class Signal(NamedTuple):
+    """What protocol 2 tells besides messages, to all live protocol 2 sockets of a user. Nothing stores or repeats it."""
+
+    kind: str  # the frame's type: "typing", "read", "receipt", "presence"
+    user_id: int
+    body: int  # place of the frame among the bodies
+    but_device: str | None  # the device that caused it
+    mark: str | None  # names what `level` is a level of: a socket that was told as much or more is not told again
+    level: int
 
 
 @dataclass(slots=True)
@@ -64,6 +76,7 @@ class Publication:
     verdicts: list[Verdict] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
+    signals: list[Signal] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     _places: dict[bytes, int] = field(default_factory=dict)
 
@@ -78,16 +91,20 @@ class Publication:
     def encode(self) -> bytes:
         # orjson refuses named tuples on purpose.
         lists = (self.deliveries, self.verdicts, self.refusals, self.orders)
-        return orjson.dumps([*(list(map(tuple, rows)) for rows in lists), self.bodies])
+        news = [*(list(map(tuple, rows)) for rows in lists), self.bodies]
+        if self.signals:  # drains never have any
+            news.append(list(map(tuple, self.signals)))
+        return orjson.dumps(news)
 
 
 def decode(payload: bytes) -> Publication:
-    deliveries, verdicts, refusals, orders, bodies = orjson.loads(payload)
+    deliveries, verdicts, refusals, orders, bodies, *signals = orjson.loads(payload)
     return Publication(
         [Delivery(*row) for row in deliveries],
         [Verdict(*row) for row in verdicts],
         [Refusal(*row) for row in refusals],
         [Order(*row) for row in orders],
+        [Signal(*row) for rows in signals for row in rows],
         bodies,
     )
 
@@ -99,6 +116,16 @@ def publish_commands(publications: Iterable[tuple[str, Publication]]) -> list[Co
 def publish_command(process_id: str, news: Publication) -> Command:
     """Give the command that tells a process; its answer is 0 where that process does not listen."""
     return ("PUBLISH", keys.process_channel(process_id), news.encode())
+
+
+def listening_command(process_ids: Iterable[str]) -> Command:
+    """Ask which of these processes listen: `parse_listening`."""
+    return ("PUBSUB", "NUMSUB", *map(keys.process_channel, process_ids))
+
+
+def parse_listening(answer: Any, process_ids: Sequence[str]) -> set[str]:
+    """Return those that listen."""
+    return {process_id for process_id, count in zip(process_ids, answer[1::2], strict=True) if count}
 
 
 class Subscription:

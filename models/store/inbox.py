@@ -147,6 +147,27 @@ def position_command(user_id: int, device: str) -> Command:
     return ("HMGET", keys.cursor(user_id), "epoch", f"d:{device}")
 
 
+def register_command(user_id: int, device: str) -> Command:
+    """Let a device count. The answer is -1 where the inbox must be opened first, 1 where the device is new, else 0."""
+    return SCRIPTS["register_device"].call([keys.cursor(user_id)], [device, time.time_ns() // 1_000_000])
+
+
+def forget_command(user_id: int, device: str) -> Command:
+    """Let a device count no more: it no longer holds the inbox's trim back."""
+    return SCRIPTS["forget_device"].call([keys.cursor(user_id), keys.inbox(user_id)], [device])
+
+
+def seen_at_command(user_id: int, device: str, at_ms: int) -> Command:
+    """Say when a device was seen, of which that is not known: after Redis has lost its data."""
+    return ("HSETNX", keys.cursor(user_id), f"n:{device}", at_ms)
+
+
+def parse_seen_at(answer: Any) -> dict[str, int]:
+    """Return of a state when each device was seen, in ms; 0 where that is not known."""
+    fields = _as_mapping(answer)
+    return {name[2:]: int(fields.get(f"n:{name[2:]}", 0)) for name in fields if name.startswith("d:")}
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceState:
     acknowledged: int

@@ -34,6 +34,10 @@ def sessions(user_id: int) -> str:
     return f"chat_user_{{{user_id}}}"
 
 
+def ticket(ticket: str) -> str:
+    return f"ticket:{ticket}"
+
+
 def single_log(owner_id: int, peer_id: int) -> str:
     return f"chatlog:chatlog_{{{owner_id}}}_single_{peer_id}"
 
@@ -50,6 +54,15 @@ def process_channel(process_id: str) -> str:
     return f"process:{process_id}"
 
 
+def counter(name: str) -> str:
+    return f"limit:{name}"
+
+
+def failures(name: str) -> str:
+    return f"failures:{name}"
+
+
+ANNOUNCED = "announced"  # sorted set: users whose friends were told that they are online, by the end of their lease
 BELL = "bell"  # set while a bell is on its way to a worker
 DOORBELL = "doorbell"  # channel: tells drains at work that something was accepted
 WORKER_SEEN = "worker_seen"  # set by every drain that starts; /readyz wants it there

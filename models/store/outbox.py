@@ -78,6 +78,15 @@ def holds(client: Client, shards: Sequence[int], message_id: str) -> bytes | Non
     return next((entry for entry in found if entry), None)
 
 
+def backlog(client: Client, shards: Sequence[int]) -> dict[int, tuple[int, bytes | None]]:
+    """Return per shard how many requests wait, and the oldest of them. Raises StoreUnavailable."""
+    answers = run(
+        client,
+        [*(("LLEN", keys.outbox(shard)) for shard in shards), *(("LINDEX", keys.outbox(shard), 0) for shard in shards)],
+    )
+    return dict(zip(shards, zip(answers[: len(shards)], answers[len(shards) :], strict=True), strict=True))
+
+
 def pop_command(shard: int, token: str, count: int) -> Command:
     """Remove the first `count` entries of a shard, if its lease is still ours."""
     return SCRIPTS["pop"].call([keys.outbox(shard), keys.lease(shard)], [token, count])

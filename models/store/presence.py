@@ -6,32 +6,39 @@ depends on presence: a wrong entry costs a publication that nobody reads, a miss
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from models.store import keys
 from models.store.connection import SCRIPTS, Command
 
 LEASE_MS = 90_000
-_MAX_PER_DEVICE = 8  # what a process that died has left behind is pushed out by those that come
+NO_LIMIT = 1_000_000  # connections of a user: for one that is open already and only renews its entry
+
+# live: registered. session: not the session that Redis holds. new: the inbox must be opened and the device registered.
+Outcome = Literal["live", "session", "new", "full"]
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """`epoch` None: the user's inbox must be opened first; nothing was registered."""
+    """What became of a connect. Where `outcome` is not "live", nothing was registered and the rest is empty."""
 
-    epoch: str | None
-    newest: int
-    base: int
-    acknowledged: int
-    former: str | None  # the connection that was live before this one
-    is_new_device: bool
+    outcome: Outcome
+    epoch: str = ""
+    newest: int = 0
+    base: int = 0
+    acknowledged: int = 0
+    former: str | None = None  # the connection that was live before this one
 
     @classmethod
     def parse(cls, answer: Any) -> Connected:
-        epoch, newest, base, acknowledged, former, is_new = answer
-        return cls(epoch.decode() or None, newest, base, acknowledged, former.decode() or None, bool(is_new))
+        outcome = answer[0].decode()
+        if outcome != "live":
+            return cls(outcome)
+        _, epoch, newest, base, acknowledged, former = answer
+        return cls(outcome, epoch.decode(), newest, base, acknowledged, former.decode() or None)
 
 
 def connection_name(process_id: str, number: int, protocol: int) -> str:
@@ -46,15 +53,20 @@ def number_of(connection: str) -> int:
     return int(connection.split(":")[1])
 
 
+def protocol_of(connection: str) -> int:
+    return int(connection.rpartition(":")[2])
+
+
 def live_connection(connections: bytes | None) -> str | None:
     """Return the live one of a device's connections, as `find_command` and `append` answer them."""
     return connections.decode().rpartition(" ")[2] if connections else None
 
 
-def connect_command(user_id: int, device: str, connection: str) -> Command:
-    """Make a connection the live one of its device, also where it was known before."""
-    keys_of_owner = [keys.cursor(user_id), keys.online(user_id)]
-    return SCRIPTS["connect"].call(keys_of_owner, [device, connection, LEASE_MS, _MAX_PER_DEVICE])
+def connect_command(user_id: int, device: str, connection: str, session_id: str, *, most: int = NO_LIMIT) -> Command:
+    """Make a connection the live one of its device, also where it was known before. most: connections of the user."""
+    keys_of_owner = [keys.cursor(user_id), keys.online(user_id), keys.sessions(user_id)]
+    now_ms = time.time_ns() // 1_000_000
+    return SCRIPTS["connect"].call(keys_of_owner, [device, connection, LEASE_MS, most, session_id, now_ms])
 
 
 def disconnect_command(user_id: int, device: str, connection: str) -> Command:
@@ -68,6 +80,16 @@ def find_command(user_id: int, device: str) -> Command:
 
 def find_all_command(user_id: int) -> Command:
     return ("HVALS", keys.online(user_id))
+
+
+def find_connections_command(user_id: int) -> Command:
+    """Ask for all connections of a user with their devices: `parse_connections`."""
+    return ("HGETALL", keys.online(user_id))
+
+
+def parse_connections(answer: Any) -> list[tuple[str, str]]:
+    """Return device and name of each connection."""
+    return [(device.decode(), name) for device, names in answer.items() for name in names.decode().split()]
 
 
 def find_devices_command(user_id: int) -> Command:

@@ -37,12 +37,14 @@ from models import friendships, groups, messages, tables, users
 from models.database import Database, db, open_database, prepare_engine
 from models.errors import ModelError, StoreUnavailable
 from models.requests import ChatType, Request, conversation_key, mint_id, recall_id, shard_of
-from models.store import bus, inbox, keys, outbox
+from models.store import bus, inbox, keys, outbox, sessions
 from models.store.connection import SCRIPTS, Client, Command, connect, run
 from settings import Settings, load_settings
 from tasks.drain import Drain
 from tests.support.instance import wait_until
 from webapp.auth import Caller, Gatekeeper
+from webapp.devices import Devices
+from webapp.limiting import Limits
 from webapp.services import Acceptor, Redis
 from webapp.sockets.connection import Connection
 from webapp.sockets.inbound import Inbound
@@ -53,6 +55,7 @@ from webapp.sockets.transport import Transport
 from webapp.sockets.wire import Opcode
 
 PROCESS_ID = "web"
+_NEVER = 1 << 40  # when the rig's tokens expire, in seconds since 1970
 GROUP_ID = 1
 _FRIENDS_ONLY = '{"chatset":{"visitor":{"sendCount":0},"user":{"sendCount":0}}}'  # unfriending is a block then
 STRANGER_ID = 9  # a user whom nobody has as a friend, and who is in no group
@@ -414,8 +417,11 @@ class Web:
         direct.is_sqlite = False  # so that `offload` calls directly, not in gevent's threads
         self.registry = Registry()
         self.acceptor = DirectAcceptor(settings, client)
-        self.inbound = Inbound(settings, PROCESS_ID, self.registry, self.acceptor, cast(Gatekeeper, None))
-        self.office = SocketOffice(settings, PROCESS_ID, self.registry, store, direct, self.inbound.receive)
+        limits = Limits(replace(settings, rate_limit_sends="off"), store)
+        self.inbound = Inbound(settings, PROCESS_ID, self.registry, self.acceptor, cast(Gatekeeper, None), limits)
+        self._store = store
+        devices = Devices(settings, store, direct)
+        self.office = SocketOffice(settings, PROCESS_ID, self.registry, store, direct, devices, self.inbound.receive)
         self.listener = Listener(
             cast(bus.Subscription, None), PROCESS_ID, self.registry, self.office, self.inbound, store.call_all
         )
@@ -423,7 +429,8 @@ class Web:
     def connect(self, user_id: int, device: str, protocol: int, resume: Resume | None = None) -> Socket:
         """Open a connection and let it read what it lacks."""
         socket = Socket()
-        caller = Caller(user_id, f"uuid-{user_id}", "user", device, f"session-{user_id}-{device}")
+        caller = Caller(user_id, f"uuid-{user_id}", "user", device, f"session-{user_id}-{device}", _NEVER)
+        self._store.call(sessions.replace_command(user_id, device, caller.session_id))
         self.office.connect(caller, socket, protocol, resume, wants_notices=False)
         self.let_run()
         return socket
@@ -673,8 +680,9 @@ class Rig:
         return [inbox.decode(raw) for raw in cast(list[bytes], self.client.lrange(keys.inbox(user_id), 0, -1))]
 
     def cursor_state(self, user_id: int) -> dict[str, str]:
+        """Return what a user's cursor hash holds, but for when his devices were seen."""
         state = cast(dict[bytes, bytes], self.client.hgetall(keys.cursor(user_id)))
-        return {name.decode(): value.decode() for name, value in state.items()}
+        return {name.decode(): value.decode() for name, value in state.items() if not name.startswith(b"n:")}
 
     def waiting(self) -> list[bytes]:
         """Return what stands in the outboxes, undecided or not yet popped."""

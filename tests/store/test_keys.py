@@ -18,7 +18,8 @@ _ROWS = {
 }
 # What a function's parameters are called in the table.
 _PLACES = {"shard": "<n>", "user_id": "<uid>", "owner_id": "<uid>", "peer_id": "<peer>", "group_id": "<gid>"}
-_PLACES["process_id"] = "<process>"
+_PLACES |= {"process_id": "<process>", "ticket": "<ticket>"}
+_PLACES["name"] = "<name>"
 
 
 class _Place(str):
@@ -46,7 +47,7 @@ def test_a_row_says_type_owner_lifetime_and_bound(name: str) -> None:
     """Each key has all that an operator wants to know."""
     kind, owner, lifetime, bound, meaning = _ROWS[name]
 
-    assert kind in ("string", "list", "hash", "channel")
+    assert kind in ("string", "list", "hash", "zset", "channel")
     assert all((owner, lifetime, bound, meaning))
 
 
@@ -60,5 +61,5 @@ def test_keys_of_an_owner_share_a_hash_tag() -> None:
     assert {name for name, found in tags.items() if found == ["g<gid>"]} == {"group_log", "group_cursor"}
     assert {name for name, found in tags.items() if found == ["s<n>"]} == {"outbox", "dead", "lease"}
     assert {name for name, found in tags.items() if not found} == {
-        "process_channel", "BELL", "DOORBELL", "WORKER_SEEN"
+        "process_channel", "ticket", "counter", "failures", "ANNOUNCED", "BELL", "DOORBELL", "WORKER_SEEN"
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.errors import StoreUnavailable
-from models.store import chatlog, inbox, keys, outbox, presence, sessions
+from models.store import chatlog, counters, inbox, keys, outbox, presence, sessions, tickets
 from models.store.connection import SCRIPTS, Client, Command, Script, run
 
 _SHARD = 3
@@ -65,8 +65,29 @@ def _log(client: Client, user_id: int) -> list[bytes]:
     return entries
 
 
-def _connect(client: Client, user_id: int, device: str, name: str = "p:1:2") -> presence.Connected:
-    return presence.Connected.parse(_call(client, presence.connect_command(user_id, device, name)))
+_SESSION = "the session"
+
+
+def _connect(
+    client: Client,
+    user_id: int,
+    device: str,
+    name: str = "p:1:2",
+    *,
+    session_id: str = _SESSION,
+    most: int = presence.NO_LIMIT,
+) -> presence.Connected:
+    """Connect in a session that stands, on a device that counts."""
+    _call(client, inbox.register_command(user_id, device))
+    _call(client, sessions.replace_command(user_id, device, _SESSION))
+    return _try_connect(client, user_id, device, name, session_id=session_id, most=most)
+
+
+def _try_connect(
+    client: Client, user_id: int, device: str, name: str, *, session_id: str = _SESSION, most: int = presence.NO_LIMIT
+) -> presence.Connected:
+    command = presence.connect_command(user_id, device, name, session_id, most=most)
+    return presence.Connected.parse(_call(client, command))
 
 
 def _acknowledge(client: Client, user_id: int, device: str, epoch: str, cursor: int) -> int:
@@ -335,9 +356,41 @@ def test_a_first_device_starts_at_the_oldest_entry(client: Client, user_id: int)
 
 
 def test_connecting_without_an_inbox_registers_nothing(client: Client, user_id: int) -> None:
-    """The inbox is opened first; until then presence knows nothing."""
-    assert _connect(client, user_id, "a").epoch is None
+    """The inbox is opened and the device registered first; until then presence knows nothing."""
+    assert _call(client, inbox.register_command(user_id, "a")) == -1
+    assert _connect(client, user_id, "a").outcome == "new"
     assert _call(client, ("EXISTS", keys.online(user_id), keys.cursor(user_id))) == 0
+
+    _open(client, user_id)
+    assert _try_connect(client, user_id, "a", "p:1:2").outcome == "new"
+    assert _call(client, ("EXISTS", keys.online(user_id))) == 0
+
+
+@pytest.mark.parametrize("held", [None, "another session"])
+def test_a_connection_whose_session_does_not_stand_is_not_registered(
+    client: Client, user_id: int, held: str | None
+) -> None:
+    """A session that ended while its socket was being opened leaves no connection behind (ORIG A13)."""
+    _open(client, user_id)
+    _call(client, inbox.register_command(user_id, "a"))
+    if held is not None:
+        _call(client, sessions.replace_command(user_id, "a", held))
+
+    assert _try_connect(client, user_id, "a", "p:1:2").outcome == "session"
+    assert _call(client, ("EXISTS", keys.online(user_id))) == 0
+
+
+def test_connections_of_a_user_are_counted_over_all_devices(client: Client, user_id: int) -> None:
+    """Beyond the limit nothing is registered; a newcomer in place of a protocol 2 connection counts once."""
+    _open(client, user_id)
+    outcomes = [
+        _connect(client, user_id, device, name, most=3).outcome
+        for device, name in (("a", "p:1:1"), ("a", "p:2:1"), ("b", "q:3:2"), ("c", "q:4:2"), ("b", "q:5:2"))
+    ]
+
+    assert outcomes == ["live", "live", "live", "full", "live"]
+    assert _call(client, presence.find_connections_command(user_id)) == {b"a": b"p:1:1 p:2:1", b"b": b"q:5:2"}
+    assert _connect(client, user_id, "a", "p:1:1", most=3).outcome == "live"  # it is known already
 
 
 def test_the_newest_connection_is_live(client: Client, user_id: int) -> None:
@@ -349,17 +402,6 @@ def test_the_newest_connection_is_live(client: Client, user_id: int) -> None:
     assert presence.live_connection(_call(client, presence.find_command(user_id, "a"))) == "r:3:1"
     assert _connect(client, user_id, "a", "p:1:1").former == "r:3:1"  # it comes to the front again
     assert _call(client, presence.find_command(user_id, "a")) == b"q:2:1 r:3:1 p:1:1"
-
-
-def test_connections_left_behind_are_pushed_out(client: Client, user_id: int) -> None:
-    """Of a device's connections the newest eight are kept."""
-    _open(client, user_id)
-    for number in range(20):
-        _connect(client, user_id, "a", f"p:{number}:1")
-
-    kept = _call(client, presence.find_command(user_id, "a")).split()
-
-    assert kept == [b"p:%d:1" % number for number in range(12, 20)]
 
 
 def test_presence_is_a_lease(client: Client, user_id: int) -> None:
@@ -578,27 +620,157 @@ def test_a_tombstone_in_a_group_log(client: Client, user_id: int) -> None:
 # Sessions
 
 
-@pytest.mark.parametrize(
-    ("held", "seen", "is_remembered", "then"),
-    [
-        (None, "", 1, b"new"),
-        ("", "", 1, b"new"),
-        ("new", "", 1, b"new"),
-        ("old", "old", 1, b"new"),
-        ("newer", "", 0, b"newer"),
-        ("", "old", 0, b""),
-    ],
-)
-def test_a_session_is_remembered_unless_it_changed(
-    client: Client, user_id: int, held: str | None, seen: str, is_remembered: int, then: bytes
-) -> None:
-    """What SQL said is copied only where Redis still holds what was seen before asking: an ending in between wins."""
-    if held is not None:
-        _call(client, sessions.replace_command(user_id, "a", held))
+def _held(client: Client, user_id: int, device: str) -> tuple[str, str]:
+    return sessions.parse_held(_call(client, sessions.read_command(user_id, device)))
 
-    assert _call(client, sessions.remember_command(user_id, "a", seen, "new")) == is_remembered
 
-    assert _call(client, sessions.read_command(user_id, "a")) == then
+def test_a_session_is_remembered_in_place_of_an_older_one(client: Client, user_id: int) -> None:
+    """What SQL says is copied, where no session of the user has ended since."""
+    for session_id in ("one", "two"):
+        assert _call(client, sessions.remember_command(user_id, "a", "", session_id)) == 1
+        assert _held(client, user_id, "a") == (session_id, "")
+
+
+@pytest.mark.parametrize("ends", [lambda u: sessions.end_command(u, "a"), lambda u: sessions.end_all_command(u, None)])
+def test_a_session_that_ended_is_not_remembered(client: Client, user_id: int, ends: Any) -> None:
+    """Whoever read SQL before the end cannot put the session back, even where Redis knew nothing of it."""
+    for is_known in (False, True):
+        if is_known:
+            _call(client, sessions.replace_command(user_id, "a", "old"))
+        _, generation = _held(client, user_id, "a")
+
+        _call(client, ends(user_id))
+
+        assert _call(client, sessions.remember_command(user_id, "a", generation, "old")) == 0
+        held, newer = _held(client, user_id, "a")
+        assert held == ""
+        assert newer != generation
+
+
+def test_the_end_of_a_session_tells_its_connections(client: Client, user_id: int) -> None:
+    """All connections of the device are told, the waiting ones too, and no other's."""
+    _open(client, user_id)
+    for device, name in (("a", "p:1:1"), ("a", "q:2:1"), ("b", "r:3:2"), ("c", "p:4:2")):
+        _connect(client, user_id, device, name)
+
+    ended = sessions.parse_ended(_call(client, sessions.end_command(user_id, "a")))
+
+    assert ended == [("a", "p:1:1"), ("a", "q:2:1")]
+    assert [_held(client, user_id, device)[0] for device in "abc"] == ["", _SESSION, _SESSION]
+    assert sessions.parse_ended(_call(client, sessions.end_command(user_id, "unknown"))) == []
+    others = sessions.parse_ended(_call(client, sessions.end_all_command(user_id, "b")))
+    assert sorted(others) == [("a", "p:1:1"), ("a", "q:2:1"), ("c", "p:4:2")]
+    assert [_held(client, user_id, device)[0] for device in "abc"] == ["", _SESSION, ""]
+    everybody = sessions.parse_ended(_call(client, sessions.end_all_command(user_id, None)))
+    assert ("b", "r:3:2") in everybody
+    assert _held(client, user_id, "b")[0] == ""
+
+
+# Devices
+
+
+def test_a_device_counts_from_its_registration(client: Client, user_id: int) -> None:
+    """What comes before it connects stays for it, and registering again keeps its position."""
+    epoch = _open(client, user_id)
+    _append(client, user_id, 1)
+    assert _call(client, inbox.register_command(user_id, "a")) == 1
+    assert _call(client, inbox.register_command(user_id, "b")) == 1
+    _append(client, user_id, 2)
+
+    _acknowledge(client, user_id, "a", epoch, 2)
+
+    assert _call(client, inbox.register_command(user_id, "b")) == 0
+    assert _positions(client, user_id) == [2]
+    assert {device: state.acknowledged for device, state in _devices(client, user_id).items()} == {"a": 2, "b": 1}
+
+
+def test_a_forgotten_device_holds_nothing_back(client: Client, user_id: int) -> None:
+    """What only it lacked is trimmed, and nothing of it is left; a device whose name begins like it stays."""
+    epoch = _open(client, user_id)
+    for device in ("a", "a:3", "b"):
+        _call(client, inbox.register_command(user_id, device))
+    _append(client, user_id, 1, 2, 3)
+    _acknowledge(client, user_id, "a", epoch, 1)
+    _acknowledge(client, user_id, "a:3", epoch, 3)
+    _acknowledge(client, user_id, "b", epoch, 2)
+
+    assert _call(client, inbox.forget_command(user_id, "a")) == 1
+
+    assert (_base(client, user_id), _positions(client, user_id)) == (2, [3])
+    fields = {name for name in _call(client, inbox.state_command(user_id)) if name[1:2] == b":"}
+    of_others = {b"s:3", b"d:a:3", b"n:a:3", b"v:a:3:3", b"t:a:3:3", b"d:b", b"n:b", b"v:b:3", b"t:b:3"}
+    assert fields == of_others
+    assert set(_devices(client, user_id)) == {"a:3", "b"}
+    assert _devices(client, user_id)["a:3"].seen == {_SHARD: 3}
+    assert _call(client, inbox.forget_command(user_id, "a")) == 0
+
+
+def test_the_last_device_leaves_the_inbox_for_the_next(client: Client, user_id: int) -> None:
+    """Where no device is left, what none of them had waits for whoever comes."""
+    epoch = _open(client, user_id)
+    _call(client, inbox.register_command(user_id, "a"))
+    _append(client, user_id, 1, 2)
+    _acknowledge(client, user_id, "a", epoch, 1)
+
+    _call(client, inbox.forget_command(user_id, "a"))
+    _append(client, user_id, 3)
+
+    assert _positions(client, user_id) == [2, 3]
+    assert _connect(client, user_id, "b").acknowledged == 1
+
+
+def test_when_a_device_was_seen_is_known(client: Client, user_id: int) -> None:
+    """Registering, connecting and acknowledging say so; what is not known is set once."""
+    epoch = _open(client, user_id, devices={"a": inbox.DeviceState(0, {})})
+    assert inbox.parse_seen_at(_call(client, inbox.state_command(user_id))) == {"a": 0}
+    for at_ms in (5, 6):
+        _call(client, inbox.seen_at_command(user_id, "a", at_ms))
+    assert inbox.parse_seen_at(_call(client, inbox.state_command(user_id))) == {"a": 5}
+
+    _append(client, user_id, 1)
+    _acknowledge(client, user_id, "a", epoch, 1)
+
+    assert inbox.parse_seen_at(_call(client, inbox.state_command(user_id)))["a"] > 1_000_000
+
+
+# Tickets
+
+
+def test_a_ticket_is_taken_once(client: Client, user_id: int) -> None:
+    """Whoever takes a ticket has it alone, and it runs out by itself."""
+    name = f"ticket-of-{user_id}"
+    _call(client, tickets.keep_command(name, b"claims"))
+    assert 0 < _call(client, ("PTTL", keys.ticket(name))) <= tickets.TICKET_MS
+
+    assert [_call(client, tickets.take_command(name)) for _ in range(2)] == [b"claims", None]
+
+
+# Counters
+
+
+def test_hits_are_counted_in_a_window(client: Client, user_id: int) -> None:
+    """A window begins with its first hit and tells how much of it is left; the next one counts anew."""
+    name = f"hits of {user_id}"
+
+    (one, _), (three, left) = (_call(client, counters.count_command(name, amount, 60_000)) for amount in (1, 2))
+
+    assert (one, three) == (1, 3)
+    assert 0 < left <= 60_000
+    _call(client, counters.clear_command(name))
+    assert _call(client, counters.count_command(name, 1, 60_000))[0] == 1
+
+
+def test_failures_lock_until_the_oldest_of_them_is_over(client: Client, user_id: int) -> None:
+    """Asking does not count, and forgiving begins anew."""
+    name = f"failures of {user_id}"
+    left = [_call(client, counters.fail_command(name, window_ms=60_000, most=3)) for _ in range(3)]
+
+    assert left[:2] == [0, 0]
+    assert 0 < left[2] <= 60_000
+    for _ in range(2):
+        assert 0 < _call(client, counters.locked_command(name, window_ms=60_000, most=3)) <= 60_000
+    _call(client, counters.forgive_command(name))
+    assert _call(client, counters.locked_command(name, window_ms=60_000, most=3)) == 0
 
 
 # Scripts as such
@@ -634,7 +806,8 @@ def test_a_script_without_its_header_is_refused(tmp_path: Path) -> None:
 def test_each_script_is_tested_here() -> None:
     """A new script comes with its tests."""
     assert set(SCRIPTS) == {
-        "acknowledge", "append", "append_group", "connect", "disconnect", "find_request", "open_inbox", "pop",
+        "acknowledge", "append", "append_group", "connect", "count", "disconnect", "end_session", "fail", "find_request",
+        "forget_device", "open_inbox", "pop", "register_device",
         "read_group", "read_inbox", "release_lease", "remember_session", "take_lease", "tombstone", "tombstone_group",
     }  # fmt: skip
 

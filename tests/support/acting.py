@@ -62,12 +62,19 @@ def live_place(instance: Instance, user_id: int, device: str = DEVICE) -> str:
 
 
 def open_placed(
-    instance: Instance, user_id: int, v: Version, *, is_on: bool, process_id: str, device: str = DEVICE
+    instance: Instance,
+    user_id: int,
+    v: Version,
+    *,
+    is_on: bool,
+    process_id: str,
+    device: str = DEVICE,
+    token: str | None = None,
 ) -> ChatSocket:
     """Connect a user until the connection is on that web process, or where `is_on` is False on another. Raises CannotPlace."""
     for _ in range(200):
         before = live_place(instance, user_id, device)
-        socket = open_socket(instance, user_id, v)
+        socket = open_socket(instance, user_id, v, token=token)
         assert wait_until(lambda before=before: live_place(instance, user_id, device) != before, 5.0, 0.005)  # type: ignore[misc]
         place = live_place(instance, user_id, device)
         if (place.partition(":")[0] == process_id) is is_on:

@@ -11,6 +11,8 @@ from models.database import Database
 from models.errors import ModelError
 from models.store import outbox
 from schemas import envelope
+from schemas.answers import Health, Readiness
+from webapp.routes import describe
 from webapp.services import Redis, offload
 from webapp.sockets.listener import Listener
 
@@ -33,10 +35,17 @@ def make_blueprint(process_id: str, database: Database, store: Redis, listener: 
     }
 
     @blueprint.get("/healthz")
+    @describe("Whether this process lives", access="anyone", answer=Health())
     def get_health() -> Response:
         return Response(envelope.ok({"process": process_id}), mimetype="application/json")
 
     @blueprint.get("/readyz")
+    @describe(
+        "Whether everything that a send needs answers",
+        access="anyone",
+        answer=Readiness(),
+        also={503: Readiness()},
+    )
     def get_readiness() -> Response:
         answers = {name: _holds(check) for name, check in checks.items()}
         status = 200 if all(answers.values()) else 503

@@ -9,13 +9,18 @@ from flask import Blueprint, Response, request
 from models.errors import StoreUnavailable
 from models.requests import Request, conversation_key, recall_id
 from schemas import envelope
+from schemas.answers import Accepted, Message, MessageState
+from schemas.messages import MESSAGE_PARAMS
 from schemas.recall import RECALL_PARAMS
+from schemas.sending import SEND_PARAMS
 from settings import Settings
-from webapp.auth import Caller, Gatekeeper, token_of
+from webapp.auth import Caller, Gatekeeper
 from webapp.delivery_state import DeliveryStates
-from webapp.errors import FAILURES, ApiError
-from webapp.http import answer, read_body
+from webapp.errors import FAILURES, POLICY_REFUSALS, ApiError
+from webapp.http import answer, read_body, read_params
 from webapp.language import language_of_request
+from webapp.limiting import Limits
+from webapp.routes import describe
 from webapp.sending import build_send
 from webapp.services import Acceptor
 from webapp.sockets.office import SocketOffice
@@ -30,6 +35,7 @@ def make_blueprint(
     registry: Registry,
     office: SocketOffice,
     states: DeliveryStates,
+    limits: Limits,
 ) -> Blueprint:
     blueprint = Blueprint("messages", __name__)
 
@@ -50,17 +56,41 @@ def make_blueprint(
         return answer(envelope.fail(failure.code, text), failure.status)
 
     @blueprint.post("/api/chat/socket/sendmessage")
+    @describe(
+        "Send a message to a user or a group",
+        access="visitor",
+        params=SEND_PARAMS,
+        answer=Message(),
+        also={202: Accepted()},
+        failures=(
+            *POLICY_REFUSALS,
+            "message_too_large",
+            "idempotency_conflict",
+            "rate_limited",
+            "outcome_unknown",
+            "internal_error",
+        ),
+    )
     def post_message() -> Response:
-        caller = gatekeeper.admit(token_of(request))
+        caller = gatekeeper.caller()
+        limits.count_send(caller.user_id)
         with VerdictWait(registry) as wait:
             accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
             seconds = 0.0 if "respond-async" in request.headers.get("Prefer", "") else settings.send_wait_seconds
             return decided(caller, accepted, wait, seconds)
 
     @blueprint.post("/api/chat/revokeMessage")
+    @describe(
+        "Recall a message",
+        access="visitor",
+        params=RECALL_PARAMS,
+        answer=Message(),
+        also={202: Accepted()},
+        failures=("message_not_found", "already_recalled", "recall_too_late", "outcome_unknown", "internal_error"),
+    )
     def post_recall() -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = RECALL_PARAMS.read(request.args, read_body())
+        caller = gatekeeper.caller()
+        params = read_params(RECALL_PARAMS)
         conversation = conversation_key(params["chatType"], caller.user_id, params["to_id"])
         with VerdictWait(registry) as wait:
             accepted = Request(
@@ -82,14 +112,22 @@ def make_blueprint(
             return decided(caller, accepted, wait, settings.send_wait_seconds)
 
     @blueprint.post("/api/chat/chatGetmessageOffLine")
+    @describe("Have the caller's open socket send what it has not sent yet", access="visitor")
     def post_offline() -> Response:
-        caller = gatekeeper.admit(token_of(request))
+        caller = gatekeeper.caller()
         office.wake(caller.user_id)
         return answer(envelope.ok("ok"), 200)
 
     @blueprint.get("/api/chat/messages/<message_id>")
+    @describe(
+        "What became of a message, for its sender",
+        access="visitor",
+        params=MESSAGE_PARAMS,
+        answer=MessageState(),
+        failures=("not_found",),
+    )
     def get_message(message_id: str) -> Response:
-        caller = gatekeeper.admit(token_of(request))
+        caller = gatekeeper.caller()
         state = states.load(caller.user_id, message_id)
         if state is None:
             raise ApiError("not_found")

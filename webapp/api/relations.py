@@ -7,18 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from sqlalchemy import Connection
 
 from models import blocks, first_contacts, follows, users
 from models.database import Database
+from schemas.answers import Explanation, MessageRequests
 from schemas.relations import ANSWER_PARAMS, BLOCK_PARAMS, EXPLAIN_PARAMS, FOLLOW_PARAMS
 from settings import Settings
 from tasks.explain import explain
-from webapp.auth import Gatekeeper, token_of
+from webapp.auth import Gatekeeper
 from webapp.errors import FAILURES, ApiError
-from webapp.http import ok, read_body
+from webapp.http import ok, read_params
 from webapp.language import language_of_request
+from webapp.routes import describe
 from webapp.services import offload
 
 
@@ -30,7 +32,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
 
         def run() -> bool:
             with database.writing() as connection:
-                if users.load_status(connection, other_id) is None:
+                if other_id > users.MAX_ID or users.load_status(connection, other_id) is None:
                     return False
                 write(connection)
                 return True
@@ -38,41 +40,48 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         if not offload(database, run):
             raise ApiError("not_found")
 
-    @blueprint.post("/api/chat/block/<int:user_id>")
-    def post_block(user_id: int) -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = BLOCK_PARAMS.read(request.args, read_body())
-        if user_id == caller.user_id:
+    @blueprint.post("/api/chat/block/<user_id>")
+    @describe("Block a user, or unblock him", access="visitor", params=BLOCK_PARAMS, failures=("not_found", "self"))
+    def post_block(user_id: str) -> Response:
+        caller = gatekeeper.caller()
+        params = read_params(BLOCK_PARAMS)
+        other_id = params["user_id"]
+        if other_id == caller.user_id:
             raise ApiError("self")
 
         def write(connection: Connection) -> None:
             if params["block"]:
-                blocks.block(connection, caller.user_id, user_id, _now_ms())
+                blocks.block(connection, caller.user_id, other_id, _now_ms())
             else:
-                blocks.unblock(connection, caller.user_id, user_id)
+                blocks.unblock(connection, caller.user_id, other_id)
 
-        change(user_id, write)
+        change(other_id, write)
         return ok("ok")
 
-    @blueprint.post("/api/chat/follow/<int:user_id>")
-    def post_follow(user_id: int) -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = FOLLOW_PARAMS.read(request.args, read_body())
-        if user_id == caller.user_id:
+    @blueprint.post("/api/chat/follow/<user_id>")
+    @describe(
+        "Follow a user, or stop following him", access="user", params=FOLLOW_PARAMS, failures=("not_found", "self")
+    )
+    def post_follow(user_id: str) -> Response:
+        caller = gatekeeper.caller()
+        params = read_params(FOLLOW_PARAMS)
+        other_id = params["user_id"]
+        if other_id == caller.user_id:
             raise ApiError("self")
 
         def write(connection: Connection) -> None:
             if params["follow"]:
-                follows.follow(connection, caller.user_id, user_id, _now_ms())
+                follows.follow(connection, caller.user_id, other_id, _now_ms())
             else:
-                follows.unfollow(connection, caller.user_id, user_id)
+                follows.unfollow(connection, caller.user_id, other_id)
 
-        change(user_id, write)
+        change(other_id, write)
         return ok("ok")
 
     @blueprint.get("/api/chat/requests")
+    @describe("Message requests that wait for the caller's answer", access="visitor", answer=MessageRequests())
     def get_requests() -> Response:
-        caller = gatekeeper.admit(token_of(request))
+        caller = gatekeeper.caller()
 
         def load() -> list[Any]:
             with database.reading() as connection:
@@ -80,18 +89,25 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
 
         return ok({"requests": [_shown(row) for row in offload(database, load)]})
 
-    @blueprint.post("/api/chat/requests/<int:user_id>")
-    def post_request_answer(user_id: int) -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = ANSWER_PARAMS.read(request.args, read_body())
+    @blueprint.post("/api/chat/requests/<user_id>")
+    @describe(
+        "Accept a message request, or decline it and block its sender",
+        access="visitor",
+        params=ANSWER_PARAMS,
+        failures=("not_found",),
+    )
+    def post_request_answer(user_id: str) -> Response:
+        caller = gatekeeper.caller()
+        params = read_params(ANSWER_PARAMS)
+        other_id = params["user_id"]
 
         def write() -> bool:
             with database.writing() as connection:
                 state: first_contacts.State = "accepted" if params["accept"] else "declined"
-                if not first_contacts.answer(connection, user_id, caller.user_id, state):
+                if other_id > users.MAX_ID or not first_contacts.answer(connection, other_id, caller.user_id, state):
                     return False
                 if state == "declined":
-                    blocks.block(connection, caller.user_id, user_id, _now_ms())
+                    blocks.block(connection, caller.user_id, other_id, _now_ms())
                 return True
 
         if not offload(database, write):
@@ -99,9 +115,12 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         return ok("ok")
 
     @blueprint.post("/api/chat/policy/explain")
+    @describe(
+        "Whether a send would be allowed, and why not", access="user", params=EXPLAIN_PARAMS, answer=Explanation()
+    )
     def post_explain() -> Response:
-        caller = gatekeeper.admit(token_of(request))
-        params = EXPLAIN_PARAMS.read(request.args, read_body())
+        caller = gatekeeper.caller()
+        params = read_params(EXPLAIN_PARAMS)
         found = offload(
             database, explain, database, caller.user_id, caller.role, params["chatType"], params["sendto_id"]
         )

@@ -6,8 +6,10 @@ inbox. Connecting, replaying, going live and resubscribing are this one rule (ar
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import gevent
@@ -16,7 +18,10 @@ import structlog
 from models.errors import ModelError
 from models.store.inbox import Page
 from schemas import frames
+from webapp.counts import counts
 from webapp.sockets.closing import CloseCode
+from webapp.sockets.frame_rate import FrameRate
+from webapp.sockets.noted import Unacknowledged
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import FrameReader, Opcode, ProtocolError, close_code, encode_close, encode_frame
 
@@ -47,7 +52,10 @@ class Connection:
     """A socket of one device of one user. Lives in the hub's callbacks; only `catch_up` runs in a greenlet and may wait."""
 
     __slots__ = (
+        "_frame_rate",
         "_frames",
+        "_frames_left",
+        "_frames_until",
         "_is_reading",
         "_missed_pongs",
         "_newest",
@@ -58,7 +66,9 @@ class Connection:
         "acknowledged",
         "device",
         "epoch",
+        "expires_at",
         "is_live",
+        "marks",
         "name",
         "number",
         "protocol",
@@ -66,6 +76,7 @@ class Connection:
         "role",
         "session_id",
         "transport",
+        "unacknowledged",
         "user_id",
         "written",
     )
@@ -83,6 +94,8 @@ class Connection:
         session_id: str,
         protocol: int,
         frame_max_bytes: int,
+        expires_at: float = math.inf,
+        frame_rate: FrameRate | None = None,
     ) -> None:
         self._office = office
         self.transport = transport
@@ -92,6 +105,7 @@ class Connection:
         self.role = role
         self.device = device
         self.session_id = session_id
+        self.expires_at = expires_at  # seconds since 1970, of the newest token that this socket has shown
         self.protocol = protocol
         self.is_live = True  # False: a newer connection of the device gets the messages
         self.epoch = ""
@@ -99,10 +113,15 @@ class Connection:
         self.acknowledged = 0
         # Message id -> the client's names for the send, one per try of it, until its result is written.
         self.refs: dict[str, list[Any]] = {}
+        self.unacknowledged = Unacknowledged()  # of what is written, whose messages: for receipts
+        self.marks: dict[str, int] = {}  # watermarks this socket was told (webapp/sockets/signals.py)
         self._settled: list[tuple[str, Any, bytes, int]] = []  # verdicts that came while the inbox was being read
         self._newest = 0  # newest cursor heard of
         self._is_reading = True  # until `catch_up` is through: what is published meanwhile is read from the inbox
         self._frames = FrameReader(frame_max_bytes)
+        self._frame_rate = frame_rate
+        self._frames_left = 0
+        self._frames_until = 0.0  # end of the window that `_frames_left` is for
         self._nonce = secrets.token_hex(4).encode()
         self._ping_cursor: int | None = None  # cursor the outstanding ping covers
         self._missed_pongs = 0
@@ -201,6 +220,11 @@ class Connection:
         for message_id, ref, body, cursor in settled:
             self.settle(message_id, ref, body, cursor if cursor <= self.written else 0)
 
+    @property
+    def is_greeted(self) -> bool:
+        """Whether the client has its welcome, before which it may be told nothing."""
+        return bool(self.epoch)
+
     def _is_over(self) -> bool:
         """Return whether this socket is to be written nothing more, as may have come about while it waited."""
         return not (self.transport.is_open and self.is_live)
@@ -239,7 +263,10 @@ class Connection:
         """Give the bytes that show an entry to this device, and count it as written."""
         was_clear = self.acknowledged == self.written
         self.written = cursor
+        counts.entries[self.protocol] += 1
         is_mine = own_device is not None and own_device == self.device
+        if own_device is None:
+            self.unacknowledged.note(cursor, body)
         if self.protocol == 1:
             if is_mine:
                 # The legacy client has shown its own message already. Nothing to wait for, so it counts as had.
@@ -300,6 +327,11 @@ class Connection:
         if not self._write(encode_frame(payload)):
             self.drop_slow()
 
+    def send_texts(self, payloads: Iterable[bytes]) -> None:
+        """Send several frames in one write."""
+        if not self._write(b"".join(map(encode_frame, payloads))):
+            self.drop_slow()
+
     def drop_slow(self) -> None:
         if self.transport.is_open:
             log.warning("socket_too_slow", user_id=self.user_id, unsent_bytes=self.transport.unsent_bytes)
@@ -307,6 +339,8 @@ class Connection:
 
     def leave(self, code: CloseCode) -> None:
         """Send the client away so that it comes back: with a code it knows, or by dropping TCP (ORIG 2.8)."""
+        if self.transport.is_open:
+            counts.closed["dropped" if self.protocol == 1 else str(int(code))] += 1
         if self.protocol == 1:
             self.transport.abort()
         else:
@@ -314,6 +348,8 @@ class Connection:
 
     def end(self, code: CloseCode) -> None:
         """Send the client away for good: it must not come back by itself."""
+        if self.transport.is_open:
+            counts.closed[str(int(code))] += 1
         self.transport.finish(encode_close(code if self.protocol == 2 else CloseCode.NORMAL))
 
     def _write(self, data: bytes) -> bool:
@@ -339,6 +375,10 @@ class Connection:
         for opcode, payload in received:
             if opcode == Opcode.PONG:
                 self._on_pong(payload)
+            elif not self._may_say_more():
+                log.warning("socket_floods", user_id=self.user_id, connection=self.name)
+                self.leave(CloseCode.TOO_MANY)
+                return
             elif opcode == Opcode.PING:
                 self._write(encode_frame(payload, Opcode.PONG))
             elif opcode == Opcode.CLOSE:
@@ -346,6 +386,17 @@ class Connection:
                 return
             else:
                 self._office.receive(self, payload)
+
+    def _may_say_more(self) -> bool:
+        """Count a frame, in a window that begins with the first frame after the last one's end."""
+        if self._frame_rate is None:
+            return True
+        now = time.monotonic()
+        if now >= self._frames_until:
+            self._frames_left, seconds = self._frame_rate
+            self._frames_until = now + seconds
+        self._frames_left -= 1
+        return self._frames_left >= 0
 
     def _on_closed(self) -> None:
         self._office.closed(self)

@@ -8,11 +8,15 @@ from flask import request
 
 from models.errors import ModelError
 from schemas import frames
-from webapp.auth import Gatekeeper, UserMissing
-from webapp.errors import ApiError
+from webapp.auth import Caller, Gatekeeper, UserMissing
+from webapp.errors import FAILURES, ApiError
+from webapp.language import language_of_request
 from webapp.sockets.closing import CloseCode
-from webapp.sockets.office import Resume, SocketOffice
+from webapp.sockets.office import ConnectionRefused, Resume, SocketOffice
 from webapp.sockets.server import Server
+from webapp.sockets.transport import Transport
+from webapp.sockets.wire import encode_close, encode_frame
+from webapp.tickets import Tickets
 
 log = structlog.get_logger()
 
@@ -23,39 +27,49 @@ _REFUSALS = {
     "token_invalid": "Token 不合法",
     "user_disabled": "你已被管理员禁用",
 }
+_CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": CloseCode.TOO_MANY}
 
 
-def add_route(sock: flask_sock.Sock, gatekeeper: Gatekeeper, office: SocketOffice) -> None:
+def add_route(
+    sock: flask_sock.Sock, gatekeeper: Gatekeeper, tickets: Tickets, office: SocketOffice, *, language: str
+) -> None:
+    def admit() -> Caller:
+        ticket = request.args.get("ticket")
+        return tickets.admit(ticket) if ticket else gatekeeper.admit(request.args.get("token"))
+
     @sock.route("/ws")  # type: ignore[untyped-decorator]
     def connect(server: Server) -> None:
         protocol = 2 if request.args.get("v") == "2" else 1
-        try:
-            caller = gatekeeper.admit(request.args.get("token"))
-        except ApiError as error:
-            code = error.failure.code
-            text = "用户不存在" if isinstance(error, UserMissing) else _REFUSALS[code]
-            server.send(frames.failure(code, text))
-            disabled = CloseCode.DISABLED if code == "user_disabled" else CloseCode.SESSION_ENDED
-            server.close(disabled if protocol == 2 else None)
-            return
-        except ModelError as error:
-            # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
-            log.warning("socket_refused", reason="unavailable", error=str(error))
-            server.take_over().abort()
-            return
         transport = server.take_over()
         try:
+            caller = admit()
             wants_notices = protocol == 1 or request.args.get("notices") == "1"
             office.connect(
                 caller, transport, protocol, _resume() if protocol == 2 else None, wants_notices=wants_notices
             )
+        except ApiError as error:
+            code = error.failure.code
+            _refuse(transport, protocol, code, "用户不存在" if isinstance(error, UserMissing) else _REFUSALS[code])
+        except ConnectionRefused as error:
+            code = error.code
+            _refuse(
+                transport, protocol, code, _REFUSALS.get(code) or FAILURES[code].text(language_of_request(language))
+            )
         except ModelError as error:
-            log.warning("socket_dropped", user_id=caller.user_id, error=str(error))
+            # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
+            log.warning("socket_refused", reason="unavailable", error=str(error))
             transport.abort()
         except Exception:
             # The handshake is done: an HTTP answer would be bytes in the middle of frames (pitfall F12).
-            log.exception("socket_dropped", user_id=caller.user_id)
+            log.exception("socket_dropped")
             transport.abort()
+
+
+def _refuse(transport: Transport, protocol: int, code: str, text: str) -> None:
+    """Say why, then close: without a code where the client knows none (ORIG 2.1)."""
+    transport.start(lambda _: None, lambda: None)  # so that it hears the peer's end
+    transport.write(encode_frame(frames.failure(code, text)))
+    transport.finish(encode_close(_CLOSE_CODES.get(code, CloseCode.SESSION_ENDED) if protocol == 2 else None))
 
 
 def _resume() -> Resume | None:

@@ -24,7 +24,7 @@ _SETTINGS_PAGE = "/pages/setpageInfo/setpageInfo"
 
 @dataclass(frozen=True, slots=True)
 class _Notice:
-    """One greeting. `key` makes the `redirect-<key>-<user id>` that clients keep it under."""
+    """One greeting. `key` makes the `redirect-<key>-<user id>` that clients keep it under. url: '' leads nowhere."""
 
     key: str
     name: str
@@ -41,6 +41,17 @@ def greeting_frames(connection: Connection, user_id: int, role: str, media_url: 
     now_ms = time.time_ns() // 1_000_000
     notices = _for_visitor(profile, media_url) if role == "visitor" else _for_user(profile, media_url)
     return [frames.single_chat(orjson.dumps(_message(notice, profile, now_ms)), now_ms) for notice in notices]
+
+
+def forced_logout_frame(connection: Connection, user_id: int, media_url: str) -> bytes | None:
+    """Return the notice that another login has ended this session (ORIG 2.7). Raises DatabaseUnavailable."""
+    profile = users.load_profile(connection, user_id)
+    if profile is None:
+        return None
+    text = "你的账号在其他设备登录了，您当前设备会下线"
+    notice = _Notice("forceLogout", "账号异地登录", text, f"{media_url}kefu.png", "")
+    now_ms = time.time_ns() // 1_000_000
+    return frames.single_chat(orjson.dumps(_message(notice, profile, now_ms)), now_ms)
 
 
 def _for_visitor(profile: Profile, media_url: str) -> Iterator[_Notice]:
@@ -115,7 +126,7 @@ def _message(notice: _Notice, profile: Profile, now_ms: int) -> dict[str, Any]:
         "chatType": "single",
         "type": "text",
         "data": {"data": notice.text, "dataType": False, "otherData": None},
-        "redirect": {"url": notice.url, "type": "navigateTo"},
+        "redirect": {"url": notice.url, "type": "navigateTo"} if notice.url else None,
         "options": {},
         "create_time": now_ms,
         "isremove": 0,

@@ -1,7 +1,8 @@
-"""What clients say over a websocket: heartbeats (ORIG 2.4), and in protocol 2 `ack` and `send`. Never blocks."""
+"""What clients say over a websocket: heartbeats (ORIG 2.4), in protocol 2 `ack`, `send` and signals. Never blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -14,7 +15,9 @@ from schemas import frames
 from schemas.params import InvalidParams
 from settings import Settings
 from webapp.auth import Caller, Gatekeeper
+from webapp.counts import counts
 from webapp.errors import FAILURES, ApiError
+from webapp.limiting import Limits
 from webapp.sending import build_send
 from webapp.services import Acceptor
 from webapp.sockets.closing import CloseCode
@@ -28,13 +31,22 @@ _MAX_REF_CHARACTERS = 64
 
 class Inbound:
     def __init__(
-        self, settings: Settings, process_id: str, registry: Registry, acceptor: Acceptor, gatekeeper: Gatekeeper
+        self,
+        settings: Settings,
+        process_id: str,
+        registry: Registry,
+        acceptor: Acceptor,
+        gatekeeper: Gatekeeper,
+        limits: Limits,
     ) -> None:
         self._settings = settings
         self._process_id = process_id
         self._registry = registry
         self._acceptor = acceptor
         self._gatekeeper = gatekeeper
+        self._limits = limits
+        # Protocol 2 frames that others take, by their type. A taker must not block.
+        self.takers: dict[str, Callable[[Connection, dict[str, Any]], None]] = {}
 
     def receive(self, connection: Connection, payload: bytes) -> None:
         """Take one text or binary message. What it does not know it ignores, as the original does."""
@@ -54,6 +66,8 @@ class Inbound:
                 connection.acknowledge(frame["cursor"])
             elif kind == "send":
                 self._send(connection, frame)
+            elif isinstance(kind, str) and kind in self.takers:
+                self.takers[kind](connection, frame)
 
     def _heartbeat(self, connection: Connection, token: Any) -> None:
         if not token:
@@ -63,7 +77,7 @@ class Inbound:
 
     def _check_token(self, connection: Connection, token: str) -> None:
         try:
-            self._gatekeeper.admit(token)
+            caller = self._gatekeeper.admit(token)
         except ApiError as error:
             # ORIG A12: silence would keep a dead session's socket open.
             connection.send_text(frames.failure(error.failure.code, "Token 不合法"))
@@ -71,6 +85,9 @@ class Inbound:
         except ModelError as error:
             log.warning("heartbeat_unchecked", user_id=connection.user_id, error=str(error))
         else:
+            if caller.session_id == connection.session_id and caller.user_id == connection.user_id:
+                # A refreshed token: the socket lives as long as the newest it has shown.
+                connection.expires_at = max(connection.expires_at, caller.expires_at)
             connection.send_text(frames.pong(now_ms()))
 
     def _send(self, connection: Connection, frame: dict[str, Any]) -> None:
@@ -83,32 +100,42 @@ class Inbound:
             connection.send_text(frames.send_failed(ref, None, "invalid", "客户端消息编号不能为空"))
             return
         if not connection.can_take_send():
+            counts.failures["too_many_sends"] += 1
             connection.send_text(
                 frames.send_failed(ref, None, "too_many_sends", self._text("too_many_sends", connection))
             )
             return
         wait = self._registry.open_wait(lambda verdict, body: self._settle(connection, ref, verdict, body))
-        caller = Caller(connection.user_id, "", connection.role, connection.device, connection.session_id)
+        caller = Caller(connection.user_id, "", connection.role, connection.device, connection.session_id, 0)
         try:
             request = build_send(caller, self._settings, (self._process_id, wait), message)
         except (ApiError, InvalidParams) as error:
             self._registry.close_wait(wait)
             code = error.failure.code if isinstance(error, ApiError) else "invalid"
+            counts.failures[code] += 1
             text = error.text if isinstance(error, InvalidParams) else self._text(code, connection)
             connection.send_text(frames.send_failed(ref, None, code, text))
             return
         connection.refs.setdefault(request.id, []).append(ref)
 
+        def give_up(code: str) -> None:
+            counts.failures[code] += 1
+            self._registry.close_wait(wait)
+            connection.take_ref(request.id, ref)
+            connection.send_text(frames.send_failed(ref, request.id, code, self._text(code, connection)))
+
+        def counted(may_pass: bool) -> None:
+            if may_pass:
+                self._acceptor.submit(request, accepted)
+            else:
+                give_up("rate_limited")
+
         def accepted(_: None, error: StoreUnavailable | None) -> None:
             if error is not None:
-                self._registry.close_wait(wait)
-                connection.take_ref(request.id, ref)
-                failed = frames.send_failed(
-                    ref, request.id, "outcome_unknown", self._text("outcome_unknown", connection)
-                )
-                connection.send_text(failed)
+                give_up("outcome_unknown")
 
-        self._acceptor.submit(request, accepted)
+        # Answers come in the order of the questions, so sends stay in order.
+        self._limits.ask_send(connection.user_id, counted)
 
     def _settle(self, connection: Connection, ref: Any, verdict: Verdict, body: bytes | None) -> None:
         if verdict.code is None and body is not None:

@@ -18,6 +18,7 @@ from models.errors import StoreUnavailable
 from models.store import bus, inbox, keys
 from models.store.connection import Command
 from schemas import frames
+from webapp.counts import counts
 from webapp.sockets.inbound import Inbound
 from webapp.sockets.office import SocketOffice
 from webapp.sockets.registry import Registry
@@ -53,6 +54,8 @@ class Listener:
         self._run = run
         self._heard_at = 0.0
         self.is_up = False
+        # What takes a publication's signals, once it is there: drains have none to tell.
+        self.on_signals: Callable[[bus.Publication], None] = lambda _: None
 
     def start(self) -> None:
         gevent.spawn(self._listen_for_ever)
@@ -111,9 +114,12 @@ class Listener:
         for refusal in news.refusals:
             self._inbound.refuse(*refusal)
         for verdict in news.verdicts:
+            counts.verdicts[verdict.code or "stored"] += 1
             self._registry.settle(verdict, encoded[verdict.body] if verdict.body >= 0 else None)
         for order in news.orders:
             self._office.obey(order)
+        if news.signals:
+            self.on_signals(news)
 
     def _probe(self) -> None:
         try:

@@ -6,25 +6,30 @@ It brings together what one connection must not know: the store, the database, t
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import gevent
 import structlog
 
-from models import messages, positions
+from models import messages, positions, users
 from models.database import Database
 from models.errors import DatabaseUnavailable, ModelError, StoreUnavailable
-from models.store import bus, chatlog, inbox, presence
+from models.store import bus, chatlog, inbox, presence, sessions
 from models.store.inbox import Entry, Page
 from schemas import frames
 from settings import Settings
-from tasks.rebuild import load_inbox
 from webapp.auth import Caller
+from webapp.counts import counts
+from webapp.devices import Devices
 from webapp.services import Redis, offload
+from webapp.session_ends import Cause
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.connection import Connection, now_ms
-from webapp.sockets.greetings import greeting_frames
+from webapp.sockets.frame_rate import parse_frame_rate
+from webapp.sockets.greetings import forced_logout_frame, greeting_frames
 from webapp.sockets.registry import Registry
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import encode_frame
@@ -35,6 +40,9 @@ _FLUSH_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
 _HEARTBEAT_SLICES = 30
+_RESUMED_ENTRIES = 500
+_CONNECT_TRIES = 4  # each of the reasons to try again is met once
+_SESSIONS_PER_TRIP = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,14 @@ class Resume:
 
     cursor: int
     epoch: str
+
+
+class ConnectionRefused(Exception):
+    """A connection cannot be opened. `code` is one of the catalogue of failures."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class SocketOffice:
@@ -55,6 +71,7 @@ class SocketOffice:
         registry: Registry,
         store: Redis,
         database: Database,
+        devices: Devices,
         receive: Callable[[Connection, bytes], None],
     ) -> None:
         self._settings = settings
@@ -62,16 +79,24 @@ class SocketOffice:
         self._registry = registry
         self._store = store
         self._database = database
+        self._devices = devices
+        devices.on_new = self._checkpoint_soon
+        self._frame_rate = parse_frame_rate(settings.rate_limit_frames)
         self.receive = receive
         self._acknowledged: set[Connection] = set()  # positions that rose, not yet told to Redis
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
         self.is_closing = False
+        # Those who follow what becomes of connections, and must not block.
+        self.on_open: list[Callable[[Connection], None]] = []
+        self.on_closed: list[Callable[[Connection], None]] = []
+        self.on_acknowledged: list[Callable[[Connection], None]] = []
 
     def start(self) -> None:
         for task, seconds in (
             (self._flush_acknowledged, _FLUSH_SECONDS),
             (self._checkpoint, _CHECKPOINT_SECONDS),
             (self._renew_presence, _PRESENCE_SECONDS),
+            (self._check_sessions, _PRESENCE_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
         gevent.spawn(self._heartbeats)
@@ -81,7 +106,10 @@ class SocketOffice:
     def connect(
         self, caller: Caller, transport: Transport, protocol: int, resume: Resume | None, *, wants_notices: bool
     ) -> None:
-        """Open a connection and write what its device lacks. Returns when it is live; raises ModelError."""
+        """Open a connection and write what its device lacks. Returns when it is live.
+
+        Raises ConnectionRefused, ModelError.
+        """
         number = self._registry.next_number()
         connection = Connection(
             self,
@@ -92,24 +120,38 @@ class SocketOffice:
             role=caller.role,
             device=caller.device,
             session_id=caller.session_id,
+            expires_at=caller.expires_at,
             protocol=protocol,
             frame_max_bytes=self._settings.frame_max_bytes,
+            frame_rate=self._frame_rate,
         )
         # In the registry first: what is published once presence shows us must find us.
         self._registry.add(connection)
         try:
-            connected = self._register(connection)
+            connected = self._register(connection, self._settings.sockets_per_user)
             if connected.former is not None:
                 self._order(connection.user_id, connected.former, "replace")
-        except ModelError:
+        except (ModelError, ConnectionRefused):
             self.closed(connection)
             raise
         start, gap = _starting_point(connected, resume)
         opening = self._opening(connection, connected, gap) + (self._greetings(caller) if wants_notices else b"")
-        connection.begin(connected.epoch or "", connected.acknowledged, start, opening)
+        connection.begin(connected.epoch, connected.acknowledged, start, opening)
+        for follow in self.on_open:
+            follow(connection)
         if resume is not None and gap is None:
+            if start > connected.acknowledged:
+                self._note_resumed(connection, connected.acknowledged, start)
             connection.acknowledge(start)
         connection.catch_up()
+
+    def _note_resumed(self, connection: Connection, acknowledged: int, start: int) -> None:
+        """Note what an earlier connection has written and this one is to acknowledge, for the receipts of it."""
+        command = inbox.read_command(connection.user_id, acknowledged, min(start - acknowledged, _RESUMED_ENTRIES))
+        page = inbox.parse_page(self._store.call(command), acknowledged)
+        for cursor, entry in enumerate(page.entries, page.first):
+            if entry.own_device is None and entry.reference is None:
+                connection.unacknowledged.note(cursor, entry.body)
 
     def _greetings(self, caller: Caller) -> bytes:
         def load() -> list[bytes]:
@@ -126,7 +168,7 @@ class SocketOffice:
     def _opening(self, connection: Connection, connected: presence.Connected, gap: tuple[int, int] | None) -> bytes:
         greetings = encode_frame(frames.welcome(now_ms()))
         if connection.protocol == 2:
-            epoch = connected.epoch or ""
+            epoch = connected.epoch
             hello = frames.hello(
                 connection=connection.name,
                 device=connection.device,
@@ -140,17 +182,44 @@ class SocketOffice:
                 greetings += encode_frame(frames.reset(epoch, *gap))
         return greetings
 
-    def _register(self, connection: Connection) -> presence.Connected:
-        """Make the connection the live one of its device, opening the user's inbox where there is none."""
-        command = presence.connect_command(connection.user_id, connection.device, connection.name)
-        connected = presence.Connected.parse(self._store.call(command))
-        if connected.epoch is None:
-            inbox_max = self._settings.inbox_max_entries
-            self._store.call(offload(self._database, load_inbox, self._database, connection.user_id, inbox_max))
+    def _register(self, connection: Connection, most: int = presence.NO_LIMIT) -> presence.Connected:
+        """Make the connection the live one of its device. Raises ConnectionRefused: its session is over, or `most` reached."""
+        user_id, device = connection.user_id, connection.device
+        for _ in range(_CONNECT_TRIES):
+            command = presence.connect_command(user_id, device, connection.name, connection.session_id, most=most)
             connected = presence.Connected.parse(self._store.call(command))
-        if connected.is_new_device:
-            self._unchecked.add(connection.user_id)  # that there is such a device must survive the loss of Redis's data
-        return connected
+            if connected.outcome == "live":
+                return connected
+            if connected.outcome == "new":
+                self._devices.register(user_id, device)
+            elif connected.outcome == "full":
+                if not self._forget_dead(user_id):
+                    raise ConnectionRefused("too_many_connections")
+            elif not self._stands(connection):
+                raise ConnectionRefused("token_invalid")
+        raise StoreUnavailable("what a connection needs does not stand still")
+
+    def _stands(self, connection: Connection) -> bool:
+        """Ask SQL whether the connection's session is its device's, and let Redis know again if it is."""
+        user_id, device = connection.user_id, connection.device
+        _, generation = sessions.parse_held(self._store.call(sessions.read_command(user_id, device)))
+        if self._devices.session_id(user_id, device) != connection.session_id:
+            return False
+        self._store.call(sessions.remember_command(user_id, device, generation, connection.session_id))
+        return True
+
+    def _forget_dead(self, user_id: int) -> bool:
+        """Forget the user's connections that processes have left behind which do not listen any more. False: none has."""
+        found = presence.parse_connections(self._store.call(presence.find_connections_command(user_id)))
+        processes = sorted({presence.process_of(name) for _, name in found})
+        if not processes:
+            return True
+        listening = bus.parse_listening(self._store.call(bus.listening_command(processes)), processes)
+        listening.add(self._process_id)
+        dead = [(device, name) for device, name in found if presence.process_of(name) not in listening]
+        for device, name in dead:
+            self._store.call(presence.disconnect_command(user_id, device, name))
+        return bool(dead)
 
     def closed(self, connection: Connection) -> None:
         self._registry.remove(connection)
@@ -162,6 +231,8 @@ class SocketOffice:
                 gevent.spawn(self._revive_next, connection.user_id, connection.device, answer.decode())
 
         self._store.tell(forget, hand_back)
+        for follow in self.on_closed:
+            follow(connection)
 
     def close_all(self) -> None:
         """Send every client to another process: it comes back by itself."""
@@ -194,6 +265,8 @@ class SocketOffice:
             return
         if order.what == "revive":
             gevent.spawn(self._revive, connection)
+        elif order.what != "replace":
+            gevent.spawn(self._end_session, connection, cast(Cause, order.what))
         elif connection.protocol == 2:
             connection.end(CloseCode.REPLACED)
         else:
@@ -215,6 +288,66 @@ class SocketOffice:
             connection.revive(int(acknowledged or 0))
         else:
             connection.leave(CloseCode.RESTARTING)
+
+    # Sessions
+
+    def _end_session(self, connection: Connection, cause: Cause) -> None:
+        """Close a socket whose session is over."""
+        try:
+            if cause != "disabled" and self._stands(connection):
+                return  # what was ended was an older session than this one
+        except ModelError as error:
+            # Fails closed: somebody has said that it is over. The client finds out when it comes back.
+            log.warning("session_end_unchecked", user_id=connection.user_id, error=str(error))
+        self._close_ended(connection, cause)
+
+    def _close_ended(self, connection: Connection, cause: Cause) -> None:
+        if cause == "relogin":
+            self._write_forced_logout(connection)
+        log.info("socket_session_ended", user_id=connection.user_id, connection=connection.name, cause=cause)
+        connection.end(CloseCode.DISABLED if cause == "disabled" else CloseCode.SESSION_ENDED)
+
+    def _write_forced_logout(self, connection: Connection) -> None:
+        def load() -> bytes | None:
+            with self._database.reading() as reading:
+                return forced_logout_frame(reading, connection.user_id, self._settings.media_url)
+
+        try:
+            notice = offload(self._database, load)
+        except DatabaseUnavailable as error:
+            log.warning("forced_logout_notice_left_out", user_id=connection.user_id, error=str(error))
+            return
+        if notice is not None:
+            connection.send_text(notice)
+
+    def _check_sessions(self) -> None:
+        """End the local connections whose session is over though nobody told us: a lost publication must not last."""
+        open_ones = [connection for connection in self._registry if connection.epoch]
+        for start in range(0, len(open_ones), _SESSIONS_PER_TRIP):
+            some = open_ones[start : start + _SESSIONS_PER_TRIP]
+            reads = [sessions.read_command(connection.user_id, connection.device) for connection in some]
+            places = [presence.find_command(connection.user_id, connection.device) for connection in some]
+            answers = self._store.call_all(reads + places)
+            for connection, held, place in zip(some, answers[: len(some)], answers[len(some) :], strict=True):
+                if sessions.parse_held(held)[0] != connection.session_id:
+                    self._check_session(connection)
+                elif connection.protocol == 2 and place and connection.name not in place.decode().split():
+                    connection.end(CloseCode.REPLACED)
+                elif not place and connection.is_live and connection.transport.is_open:
+                    self._register_again(connection)
+
+    def _check_session(self, connection: Connection) -> None:
+        """Ask SQL about a session that Redis does not hold, and end it as its end was meant."""
+        if self._stands(connection):
+            return
+
+        def load() -> int | None:
+            with self._database.reading() as reading:
+                return users.load_status(reading, connection.user_id)
+
+        is_disabled = offload(self._database, load) != users.ACTIVE
+        is_relogin = self._devices.session_id(connection.user_id, connection.device) is not None
+        self._close_ended(connection, "disabled" if is_disabled else "relogin" if is_relogin else "logout")
 
     def wake(self, user_id: int) -> None:
         """Make every live connection of the user, wherever it is, write what it has not written. Raises StoreUnavailable."""
@@ -257,6 +390,8 @@ class SocketOffice:
             return messages.load_bodies(connection, f"group:{group_id}", seqs)
 
     def acknowledge(self, connection: Connection, *, urgent: bool) -> None:
+        for follow in self.on_acknowledged:
+            follow(connection)
         if urgent:
             self._tell_acknowledged(connection)
         else:
@@ -265,6 +400,7 @@ class SocketOffice:
     # Housekeeping of this process
 
     def _tell_acknowledged(self, connection: Connection) -> None:
+        counts.acknowledgements += 1
         self._acknowledged.discard(connection)
         self._unchecked.add(connection.user_id)
         self._store.tell(
@@ -294,6 +430,10 @@ class SocketOffice:
             self._unchecked.update(users)
             log.warning("checkpoint_failed", error=str(error))
 
+    def _checkpoint_soon(self, user_id: int) -> None:
+        """That there is a new device must survive the loss of Redis's data."""
+        self._unchecked.add(user_id)
+
     def _write_positions(self, rows: list[positions.Position]) -> None:
         with self._database.writing() as connection:
             positions.checkpoint(connection, rows)
@@ -305,8 +445,14 @@ class SocketOffice:
             if not is_there:
                 # It ran out while this process was stalled: nobody would publish to these sockets any more.
                 for connection in self._registry.of_user(user_id):
-                    if connection.is_live:
-                        self._register(connection)
+                    if connection.is_live and connection.epoch:
+                        self._register_again(connection)
+
+    def _register_again(self, connection: Connection) -> None:
+        try:
+            self._register(connection)
+        except ConnectionRefused:
+            self._check_session(connection)
 
     def _heartbeats(self) -> None:
         """Beat each connection once per interval, spread over it, so that 10,000 sockets are not one burst."""
@@ -315,7 +461,11 @@ class SocketOffice:
             gevent.sleep(self._settings.heartbeat_seconds / _HEARTBEAT_SLICES)
             turn = (turn + 1) % _HEARTBEAT_SLICES
             for connection in list(self._registry):
-                if connection.number % _HEARTBEAT_SLICES == turn:
+                if connection.number % _HEARTBEAT_SLICES != turn:
+                    continue
+                if connection.expires_at <= time.time():
+                    connection.end(CloseCode.SESSION_ENDED)
+                else:
                     connection.heartbeat()
 
     def _repeat(self, task: Callable[[], None], seconds: float) -> None:
@@ -323,7 +473,7 @@ class SocketOffice:
             gevent.sleep(seconds * random.uniform(0.8, 1.2))
             try:
                 task()
-            except StoreUnavailable as error:
+            except ModelError as error:
                 log.warning("housekeeping_failed", task=task.__name__, error=str(error))
             except Exception:
                 log.exception("housekeeping_failed", task=task.__name__)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from gevent.event import AsyncResult
 
 from models.store.bus import Verdict
+from webapp.counts import counts
 from webapp.sockets.connection import Connection
 
 OnVerdict = Callable[[Verdict, "bytes | None"], None]  # verdict, and the Message where it was stored
@@ -25,12 +26,16 @@ class Registry:
         return next(self._numbers)
 
     def add(self, connection: Connection) -> None:
+        counts.sockets[connection.protocol] += 1
         self._connections.setdefault(connection.user_id, {})[connection.number] = connection
 
     def remove(self, connection: Connection) -> None:
         """Remove this connection, and only this one: a newer one of the same user stays (ORIG A5, A6)."""
         mine = self._connections.get(connection.user_id)
-        if mine is not None and mine.pop(connection.number, None) is not None and not mine:
+        if mine is None or mine.pop(connection.number, None) is None:
+            return
+        counts.sockets[connection.protocol] -= 1
+        if not mine:
             del self._connections[connection.user_id]
 
     def of_user(self, user_id: int) -> Iterable[Connection]:

@@ -14,8 +14,11 @@ import simple_websocket
 from werkzeug.exceptions import BadRequest
 from wsproto.frame_protocol import CloseReason
 
+from webapp.errors import ApiError
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import accept_key, encode_close, encode_frame
+
+VERSION = "13"  # RFC 6455 section 4.1
 
 
 class Server(simple_websocket.Server):  # type: ignore[misc]  # the library is untyped
@@ -35,9 +38,10 @@ class Server(simple_websocket.Server):  # type: ignore[misc]  # the library is u
     def handshake(self) -> None:
         key = self.environ.get("HTTP_SEC_WEBSOCKET_KEY", "")
         is_upgrade = "websocket" in self.environ.get("HTTP_UPGRADE", "").lower()
-        is_version = self.environ.get("HTTP_SEC_WEBSOCKET_VERSION") == "13"
-        if self.sock is None or not (key and is_upgrade and is_version):
+        if self.sock is None or not (key and is_upgrade):
             raise NotAHandshake
+        if self.environ.get("HTTP_SEC_WEBSOCKET_VERSION") != VERSION:
+            raise ApiError("upgrade_required")
         self.sock.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept_key(key).encode()

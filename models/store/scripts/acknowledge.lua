@@ -1,6 +1,6 @@
 -- Record that a device has everything up to a cursor, and trim what no device lacks any more.
 -- Keeps per device and shard the newest shard_seq acknowledged (v:<device>:<shard>), for the checkpoint in SQL and for
--- the sender's question what became of a message, and when that was (t:<device>:<shard>).
+-- the sender's question what became of a message, and when that was (t:<device>:<shard>); n:<device>: when it was seen.
 -- KEYS[1] cursor hash; KEYS[2] inbox list
 -- ARGV[1] epoch the cursor belongs to; ARGV[2] device; ARGV[3] cursor; ARGV[4] time in ms
 -- Returns 1 where the device's position rose, else 0
@@ -30,7 +30,7 @@ for shard, position in pairs(seen) do
   local place = ARGV[2] .. ':' .. shard
   redis.call('HSET', KEYS[1], 'v:' .. place, position, 't:' .. place, ARGV[4])
 end
-redis.call('HSET', KEYS[1], mine, cursor)
+redis.call('HSET', KEYS[1], mine, cursor, 'n:' .. ARGV[2], ARGV[4])
 state[mine] = cursor
 for field, value in pairs(state) do
   if string.sub(field, 1, 2) == 'd:' then

@@ -1,0 +1,30 @@
+-- Let a device count no more, and trim what no other device lacks. The user's last device leaves the inbox as it is: the
+-- next one starts where it stood.
+-- KEYS[1] cursor hash; KEYS[2] inbox list
+-- ARGV[1] device
+-- Returns 1 where the device counted, else 0
+local fields = redis.call('HGETALL', KEYS[1])
+local base, lowest, was_known = 0, nil, 0
+for i = 1, #fields, 2 do
+  local field, kind, rest = fields[i], string.sub(fields[i], 1, 2), string.sub(fields[i], 3)
+  if field == 'base' then
+    base = tonumber(fields[i + 1])
+  elseif (kind == 'd:' or kind == 'n:') and rest == ARGV[1] then
+    if kind == 'd:' then
+      was_known = 1
+    end
+    redis.call('HDEL', KEYS[1], field)
+  elseif kind == 'd:' then
+    local acknowledged = tonumber(fields[i + 1])
+    if not lowest or acknowledged < lowest then
+      lowest = acknowledged
+    end
+  elseif (kind == 'v:' or kind == 't:') and string.match(rest, '^(.*):%d+$') == ARGV[1] then
+    redis.call('HDEL', KEYS[1], field)
+  end
+end
+if was_known == 1 and lowest and lowest > base then
+  redis.call('LTRIM', KEYS[2], lowest - base, -1)
+  redis.call('HSET', KEYS[1], 'base', lowest)
+end
+return was_known
