@@ -1,7 +1,7 @@
 # Everything runs from .venv, which is made on first use and brought up to date when a lock file changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak mutants lint format venv lock clean
+.PHONY: help run demo test soak fuzz mutants lint format venv lock clean
 
 PY := .venv/bin/python
 
@@ -22,11 +22,17 @@ help: ## list these commands
 run: .venv-run ## start everything; Ctrl-C stops it
 	@exec $(PY) supervise.py
 
+demo: .venv-run ## fill the running system with demo users, friends, a group and some chat
+	@$(PY) demo.py
+
 test: .venv-dev ## run all tests
 	$(PY) -m pytest
 
 soak: .venv-dev ## minutes of traffic with faults, and a verdict (ARGS="--seconds 300 --rate 200")
 	$(PY) -m tests.soak $(ARGS)
+
+fuzz: .venv-dev ## call every route with 10,000 made-up requests, as everybody (ARGS="--examples 100")
+	$(PY) -m tests.api_fuzz $(ARGS)
 
 mutants: .venv-dev ## break the core on purpose, one way at a time, and show which test notices (ARGS="--list")
 	$(PY) -m tests.mutants $(ARGS)

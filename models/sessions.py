@@ -81,6 +81,15 @@ def load_devices(connection: Connection, user_ids: Sequence[int]) -> dict[int, s
     return found
 
 
+def load_starts(connection: Connection, user_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Return when the session of each device of each of the users began, in ms."""
+    found: dict[int, dict[str, int]] = {user_id: {} for user_id in user_ids}
+    columns = (ChatSession.user_id, ChatSession.device, ChatSession.created_at_ms)
+    for user_id, device, created_at_ms in connection.execute(select(*columns).where(ChatSession.user_id.in_(user_ids))):
+        found[user_id][device] = created_at_ms
+    return found
+
+
 def renew_session(connection: Connection, user_id: int, device: str, session_id: str, expires_at_ms: int) -> bool:
     """Let a session last longer. False: it is over."""
     query = update(ChatSession).where(*_is(user_id, device, session_id))

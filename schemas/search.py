@@ -33,7 +33,17 @@ class TargetsParam(fields.Field[list[dict[str, Any]]]):
     label = "转发对象"
 
     def __init__(self) -> None:
-        super().__init__(required=True)
+        # How documents show it: as the type they know.
+        item = {
+            "type": "object",
+            "required": ["chatType", "sendto_id"],
+            "properties": {
+                "chatType": {"type": "string", "enum": ["single", "group"]},
+                "sendto_id": {"type": "integer", "minimum": 1},
+            },
+        }
+        shown = {"type": "array", "minItems": 1, "maxItems": MAX_TARGETS, "items": item}
+        super().__init__(required=True, metadata=shown)
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any

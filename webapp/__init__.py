@@ -66,6 +66,7 @@ from webapp.sockets.typists import Typists
 from webapp.telling import Teller
 from webapp.tickets import Tickets
 from webapp.tokens import Tokens
+from webapp.traces import Traces
 
 _STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
 
@@ -131,7 +132,9 @@ def create_app(settings: Settings) -> Flask:
 
     states = DeliveryStates(database, store, range(settings.outbox_shards))
     app.register_blueprint(
-        messages.make_blueprint(settings, process_id, gatekeeper, acceptor, registry, office, states, limits)
+        messages.make_blueprint(
+            settings, process_id, gatekeeper, acceptor, registry, office, states, Traces(database, states), limits
+        )
     )
     logins = Logins(settings, database, tokens, session_ends, devices)
     entrances = Accounts(settings, database, Passwords(), LockOut(store), logins, session_ends)

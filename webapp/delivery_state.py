@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from models import audiences, messages, positions
@@ -12,6 +13,27 @@ from models.store import inbox, outbox, presence
 from webapp.services import Redis, offload
 
 State = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A send that was accepted. `row` is None until it is decided; nobody receives what was refused."""
+
+    id: str
+    sender_id: int
+    group_id: int | None
+    created_at_ms: int
+    row: Mapping[str, Any] | None = None
+    recipient_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the devices of a recipient are: how far each has acknowledged, when it was seen, which are connected."""
+
+    devices: Mapping[str, inbox.DeviceState]
+    seen_at_ms: Mapping[str, int]  # of those devices of which it is known
+    online: frozenset[str]
 
 
 class DeliveryStates:
@@ -25,23 +47,16 @@ class DeliveryStates:
 
         Raises StoreUnavailable, DatabaseUnavailable.
         """
-        if "\0" in message_id:
-            return None  # no id has one, and PostgreSQL refuses the question
-        found = offload(self._database, self._load_row, message_id)
-        if found is None:
-            entry = outbox.holds(self._store.client, self._shards, message_id)
-            if entry is not None:
-                waits = decode(entry)
-                is_mine = waits.sender_id == sender_id and waits.kind == "send"
-                return {"id": message_id, "status": "accepted", "recipients": []} if is_mine else None
-            # It may have been decided between the two questions.
-            found = offload(self._database, self._load_row, message_id)
-        if found is None or found[0]["sender_id"] != sender_id or found[0]["kind"] != "send":
+        found = self.find(message_id)
+        if found is None or found.sender_id != sender_id:
             return None
-        row, recipient_ids = found
+        row = found.row
+        if row is None:
+            return {"id": message_id, "status": "accepted", "recipients": []}
         if row["verdict"] == messages.REFUSED:
             return {"id": message_id, "status": "refused", "code": row["code"], "recipients": []}
-        recipients = [self._recipient(row, user_id) for user_id in recipient_ids]
+        standings = self.standings(found.recipient_ids)
+        recipients = [_states_of(row, user_id, standing) for user_id, standing in standings.items()]
         has_all = all(any(device["state"] == "acknowledged" for device in devices) for devices in recipients)
         return {
             "id": message_id,
@@ -50,7 +65,50 @@ class DeliveryStates:
             "recipients": [device for devices in recipients for device in devices],
         }
 
-    def _load_row(self, message_id: str) -> tuple[Mapping[str, Any], list[int]] | None:
+    def find(self, message_id: str) -> Found | None:
+        """Return what is known of a send, decided or not; None where there is no such send.
+
+        Raises StoreUnavailable, DatabaseUnavailable.
+        """
+        if "\0" in message_id:
+            return None  # no id has one, and PostgreSQL refuses the question
+        decided = offload(self._database, self._load_decided, message_id)
+        if decided is not None:
+            return decided if decided.row is not None and decided.row["kind"] == "send" else None
+        entry = outbox.holds(self._store.client, self._shards, message_id)
+        if entry is None:
+            # It may have been decided between the two questions.
+            decided = offload(self._database, self._load_decided, message_id)
+            return decided if decided is not None and decided.row and decided.row["kind"] == "send" else None
+        waits = decode(entry)
+        if waits.kind != "send":
+            return None
+        group_id = waits.to_id if waits.chat_type == "group" else None
+        return Found(message_id, waits.sender_id, group_id, waits.created_at_ms)
+
+    def standings(self, user_ids: Sequence[int]) -> dict[int, Standing]:
+        """Return where the devices of users are, in one round trip. Where Redis has lost it, SQL's checkpoints say it.
+
+        Raises StoreUnavailable, DatabaseUnavailable.
+        """
+        if not user_ids:
+            return {}
+        commands = [inbox.state_command(user_id) for user_id in user_ids]
+        answers = self._store.call_all([*commands, *(presence.find_devices_command(user_id) for user_id in user_ids)])
+        found, lost = {}, []
+        for user_id, state, connected in zip(user_ids, answers, answers[len(user_ids) :], strict=False):
+            epoch, devices = inbox.parse_state(state)
+            if epoch is None:
+                lost.append(user_id)
+            online = frozenset(device.decode() for device in connected)
+            found[user_id] = Standing(devices, inbox.parse_seen_at(state), online)
+        if lost:
+            checkpoints = offload(self._database, self._load_positions, lost)
+            for user_id, devices in checkpoints.items():
+                found[user_id] = Standing(devices, {}, found[user_id].online)
+        return found
+
+    def _load_decided(self, message_id: str) -> Found | None:
         with self._database.reading() as connection:
             row = messages.load_decision(connection, message_id)
             if row is None:
@@ -62,27 +120,32 @@ class DeliveryStates:
                 recipient_ids = [user_id for user_id in members if user_id != row.sender_id]
             else:
                 recipient_ids = []
-            return row._mapping, recipient_ids
+            if row.verdict == messages.REFUSED:
+                recipient_ids = []
+            return Found(row.id, row.sender_id, row.group_id, row.created_at_ms, row._mapping, recipient_ids)
 
-    def _recipient(self, row: Mapping[str, Any], user_id: int) -> list[State]:
-        """Return the state on each device of a recipient; one entry without a device where he has none yet."""
-        commands = [inbox.state_command(user_id), presence.find_devices_command(user_id)]
-        answer, connected = self._store.call_all(commands)
-        epoch, devices = inbox.parse_state(answer)
-        if epoch is None:
-            devices = offload(self._database, self._load_positions, user_id)
-        online = {device.decode() for device in connected}
-        if not devices:
-            return [{"user_id": user_id, "device": None, "state": "stored", "at": row["decided_at_ms"]}]
-        states = []
-        for device, state in devices.items():
-            has_it = state.seen.get(row["shard"], 0) >= row["shard_seq"]
-            at = state.seen_at_ms.get(row["shard"], row["decided_at_ms"]) if has_it else row["decided_at_ms"]
-            name = "acknowledged" if has_it else "pushed" if device in online else "stored"
-            states.append({"user_id": user_id, "device": device, "state": name, "at": at})
-        return states
-
-    def _load_positions(self, user_id: int) -> dict[str, inbox.DeviceState]:
+    def _load_positions(self, user_ids: Sequence[int]) -> dict[int, dict[str, inbox.DeviceState]]:
         with self._database.reading() as connection:
-            found = positions.load(connection, user_id)
-        return {position.device: inbox.DeviceState(position.acknowledged, position.seen) for position in found}
+            loaded = {user_id: positions.load(connection, user_id) for user_id in user_ids}
+        return {
+            user_id: {each.device: inbox.DeviceState(each.acknowledged, each.seen) for each in found}
+            for user_id, found in loaded.items()
+        }
+
+
+def has_acknowledged(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
+    """Return whether a device has acknowledged a stored message."""
+    return bool(state.seen.get(row["shard"], 0) >= row["shard_seq"])
+
+
+def _states_of(row: Mapping[str, Any], user_id: int, standing: Standing) -> list[State]:
+    """Return the state on each device of a recipient; one entry without a device where he has none yet."""
+    if not standing.devices:
+        return [{"user_id": user_id, "device": None, "state": "stored", "at": row["decided_at_ms"]}]
+    states = []
+    for device, state in standing.devices.items():
+        has_it = has_acknowledged(row, state)
+        at = state.seen_at_ms.get(row["shard"], row["decided_at_ms"]) if has_it else row["decided_at_ms"]
+        name = "acknowledged" if has_it else "pushed" if device in standing.online else "stored"
+        states.append({"user_id": user_id, "device": device, "state": name, "at": at})
+    return states

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from models.errors import StoreUnavailable
 from models.requests import Request, conversation_key, recall_id
 from schemas import envelope
-from schemas.answers import Accepted, Message, MessageState
+from schemas.answers import Accepted, Message, MessageState, Trace
 from schemas.messages import MESSAGE_PARAMS
 from schemas.recall import RECALL_PARAMS
 from schemas.sending import SEND_PARAMS
@@ -25,6 +25,7 @@ from webapp.sending import build_send
 from webapp.services import Acceptor
 from webapp.sockets.office import SocketOffice
 from webapp.sockets.registry import Registry, VerdictWait
+from webapp.traces import Traces
 
 
 def make_blueprint(
@@ -35,6 +36,7 @@ def make_blueprint(
     registry: Registry,
     office: SocketOffice,
     states: DeliveryStates,
+    traces: Traces,
     limits: Limits,
 ) -> Blueprint:
     blueprint = Blueprint("messages", __name__)
@@ -86,7 +88,15 @@ def make_blueprint(
         params=RECALL_PARAMS,
         answer=Message(),
         also={202: Accepted()},
-        failures=("message_not_found", "already_recalled", "recall_too_late", "outcome_unknown", "internal_error"),
+        failures=(
+            "message_not_found",
+            "group_unavailable",
+            "not_member",
+            "already_recalled",
+            "recall_too_late",
+            "outcome_unknown",
+            "internal_error",
+        ),
     )
     def post_recall() -> Response:
         caller = gatekeeper.caller()
@@ -132,5 +142,19 @@ def make_blueprint(
         if state is None:
             raise ApiError("not_found")
         return answer(envelope.ok(state), 200)
+
+    @blueprint.get("/api/chat/messages/<message_id>/trace")
+    @describe(
+        "The way of a message, for its sender, the owner of its group and administrators",
+        access="user",
+        params=MESSAGE_PARAMS,
+        answer=Trace(),
+        failures=("not_found",),
+    )
+    def get_trace(message_id: str) -> Response:
+        trace = traces.load(gatekeeper.caller().user_id, message_id)
+        if trace is None:
+            raise ApiError("not_found")
+        return answer(envelope.ok(trace), 200)
 
     return blueprint

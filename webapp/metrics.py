@@ -1,0 +1,213 @@
+"""`/metrics` for Prometheus: what all web processes of this machine have counted, and what waits in the outbox.
+
+Each process writes its counts to a file in `DATA_DIR/metrics` once a second; whichever process is asked adds the files up. Counts of
+processes that have died stay, so that no counter ever falls while the instance runs. The only importer of prometheus_client.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import gevent
+import orjson
+import structlog
+from flask import Blueprint, Flask, Request, Response, request
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from models.errors import StoreUnavailable
+from models.requests import decode
+from models.store import outbox
+from settings import Settings
+from webapp.counts import REQUEST_BOUNDS, counts
+from webapp.errors import ApiError
+from webapp.routes import describe
+from webapp.services import Redis
+
+log = structlog.get_logger()
+
+_WRITE_SECONDS = 1.0
+_SILENT_SECONDS = 10.0  # a process that has not written for so long is gone: its sockets count no more
+_UNKNOWN_ROUTE = "unknown"
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via")
+
+_Sums = dict[str, dict[tuple[Any, ...], Any]]
+
+
+class Snapshots:
+    """Keeps the counts of this process where the other processes find them."""
+
+    def __init__(self, settings: Settings, process_id: str) -> None:
+        self._folder = settings.data_dir / "metrics"
+        self._path = self._folder / f"{process_id}.json"
+
+    def start(self) -> None:
+        gevent.spawn(self._write_for_ever)
+
+    def _write_for_ever(self) -> None:
+        while True:
+            try:
+                self.write()
+            except OSError as error:
+                log.warning("metrics_not_written", error=str(error))
+            gevent.sleep(_WRITE_SECONDS)
+
+    def write(self) -> None:
+        """Raises OSError."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        temporary = self._path.with_suffix(".new")
+        temporary.write_bytes(orjson.dumps(counts.snapshot()))
+        os.replace(temporary, self._path)
+
+    def read_all(self) -> tuple[_Sums, int]:
+        """Return the sums over all processes, and how many of them are alive."""
+        sums: _Sums = defaultdict(dict)
+        alive_count = 0
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                snapshot, written_at = orjson.loads(path.read_bytes()), path.stat().st_mtime
+            except (OSError, orjson.JSONDecodeError) as error:
+                log.warning("metrics_not_read", file=path.name, error=str(error))
+                continue
+            is_alive = time.time() - written_at < _SILENT_SECONDS
+            alive_count += is_alive
+            if not is_alive:
+                snapshot.pop("sockets", None)
+            for name, rows in snapshot.items():
+                _add_up(sums[name], rows)
+        return sums, alive_count
+
+
+def _add_up(sums: dict[tuple[Any, ...], Any], rows: Iterable[list[Any]]) -> None:
+    for *labels, value in rows:
+        key = tuple(labels)
+        if isinstance(value, list):
+            sums[key] = [mine + its for mine, its in zip(sums.get(key, [0] * len(value)), value, strict=False)]
+        else:
+            sums[key] = sums.get(key, 0) + value
+
+
+class _Instance(Collector):
+    """Gives what the files and the outbox hold at this moment."""
+
+    def __init__(self, snapshots: Snapshots, store: Redis, shards: int) -> None:
+        self._snapshots = snapshots
+        self._store = store
+        self._shards = range(shards)
+
+    def collect(self) -> Iterator[Metric]:
+        sums, alive_count = self._snapshots.read_all()
+        yield GaugeMetricFamily("hongyan_web_processes", "Web processes that are alive", alive_count)
+        for name, help_text, key, labels in _COUNTERS:
+            counter = CounterMetricFamily(name, help_text, labels=labels)
+            for values, total in sums.get(key, {}).items():
+                counter.add_metric([str(value) for value in values], total)
+            yield counter
+        yield _request_seconds(sums)
+        sockets = GaugeMetricFamily("hongyan_sockets", "Open websockets", labels=["protocol"])
+        for (protocol,), open_count in sums.get("sockets", {}).items():
+            sockets.add_metric([str(protocol)], open_count)
+        yield sockets
+        yield from self._backlog()
+
+    def _backlog(self) -> Iterator[Metric]:
+        try:
+            waiting = outbox.backlog(self._store.client, self._shards)
+        except StoreUnavailable:
+            waiting = None
+        yield GaugeMetricFamily("hongyan_redis_up", "Whether Redis answered this scrape", waiting is not None)
+        if waiting is None:
+            return
+        lengths = GaugeMetricFamily("hongyan_outbox_length", "Requests that wait for a verdict", labels=["shard"])
+        heads = [head for _, head in waiting.values() if head is not None]
+        for shard, (length, _) in waiting.items():
+            lengths.add_metric([str(shard)], length)
+        yield lengths
+        oldest_ms = min((decode(head).created_at_ms for head in heads), default=None)
+        age = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+        yield GaugeMetricFamily("hongyan_oldest_undecided_seconds", "Age of the oldest request without a verdict", age)
+
+
+# Name, help, key of the snapshot, labels.
+_COUNTERS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("hongyan_requests", "HTTP requests", "requests", ("route", "status")),
+    ("hongyan_failures", "Requests and frames refused by the edge; limits are the codes of status 429", "failures", ("code",)),
+    ("hongyan_accepted", "Requests that became durable in the outbox", "accepted", ("kind",)),
+    ("hongyan_verdicts", "Verdicts that came back; code `stored`: allowed", "verdicts", ("code",)),
+    ("hongyan_entries", "Inbox entries written to sockets", "entries", ("protocol",)),
+    ("hongyan_acknowledgements", "Acknowledged positions told to Redis", "acknowledgements", ()),
+    ("hongyan_sockets_closed", "Sockets ended by the server; `dropped`: without a close frame", "closed", ("code",)),
+)  # fmt: skip
+
+
+def _request_seconds(sums: _Sums) -> HistogramMetricFamily:
+    histogram = HistogramMetricFamily("hongyan_request_seconds", "Time to answer an HTTP request", labels=["route"])
+    for (route,), in_bucket in sums.get("request_buckets", {}).items():
+        below, buckets = 0, []
+        for bound, some in zip((*map(str, REQUEST_BOUNDS), "+Inf"), in_bucket, strict=True):
+            below += some
+            buckets.append((bound, below))
+        histogram.add_metric([route], buckets, sums["request_seconds"].get((route,), 0.0))
+    return histogram
+
+
+def make_blueprint(settings: Settings, snapshots: Snapshots, store: Redis) -> Blueprint:
+    blueprint = Blueprint("metrics", __name__)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Instance(snapshots, store, settings.outbox_shards))
+
+    @blueprint.get("/metrics")
+    @describe(
+        "Figures for Prometheus, with the bearer METRICS_TOKEN; where none is set, for direct requests from loopback",
+        access="anyone",
+        answer=None,
+        media="text/plain",
+        failures=("metrics_unauthorized",),
+    )
+    def get_metrics() -> Response:
+        if not _may_read(request, settings.metrics_token):
+            raise ApiError("metrics_unauthorized")
+        snapshots.write()  # what this process has counted just now
+        return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+    return blueprint
+
+
+def _may_read(asking: Request, metrics_token: str | None) -> bool:
+    if metrics_token is not None:
+        scheme, _, given = asking.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), metrics_token.encode())
+    if any(name in asking.headers for name in _FORWARDED):
+        return False  # somebody else's request, brought by a proxy on this machine
+    try:
+        address = ipaddress.ip_address(asking.environ.get("REMOTE_ADDR") or "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def count_requests(app: Flask) -> None:
+    """Count every HTTP request by route and status, and the seconds it took."""
+    environ_key = "hongyan.started"
+
+    @app.before_request
+    def note_start() -> None:
+        request.environ[environ_key] = time.perf_counter()
+
+    @app.after_request
+    def note_end(response: Response) -> Response:
+        asked = request._get_current_object()  # type: ignore[attr-defined]  # each use of the proxy costs 0.2 µs
+        rule = asked.url_rule
+        if rule is None or not rule.websocket:
+            started = asked.environ.get(environ_key)
+            seconds = time.perf_counter() - started if started is not None else 0.0
+            counts.add_request(_UNKNOWN_ROUTE if rule is None else rule.rule, response.status_code, seconds)
+        return response
