@@ -36,9 +36,7 @@ class Description:
     params: Params | None
     answer: Answer | None
     failures: tuple[str, ...]
-    also: Mapping[int, Answer] = field(
-        default_factory=dict
-    )  # answers of other statuses than 200, in the envelope
+    also: Mapping[int, Answer] = field(default_factory=dict)  # answers of other statuses than 200, in the envelope
     media: str = "application/json"  # what is answered where `answer` is None
 
 
