@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
+from chaos.checker import check
+from chaos.history import History, Received, Sent
 from tests.conftest import InstanceFactory
-from tests.support.checker import check
 from tests.support.client import HttpClient
-from tests.support.history import History, Sent
 from tests.support.instance import Instance, Kind, wait_until
 from tests.support.receiver import PersistentReceiver
 
@@ -89,7 +89,8 @@ def _kill_at_work(instance: Instance, kind: Kind, before: dict[int, float], chan
 
 def _is_quiet(history: History) -> bool:
     """Nobody has seen anything for a while, so that what would come late has come."""
-    newest = max((event.t_end if isinstance(event, Sent) else event.t for event in history), default=0.0)
+    seen = (e.t_end if isinstance(e, Sent) else e.t for e in history if isinstance(e, Sent | Received))
+    newest = max(seen, default=0.0)
     return time.monotonic() - newest > _QUIET_SECONDS
 
 

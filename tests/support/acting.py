@@ -112,8 +112,8 @@ def empty_inbox(instance: Instance, user_id: int, device: str = DEVICE, token: s
 
 
 def database_of(instance: Instance) -> Database:
-    """Open the instance's SQLite database beside it."""
-    return open_database(f"sqlite:///{instance.data_dir / 'hongyan.db'}")
+    """Open the instance's database beside it."""
+    return open_database(instance.environment["DATABASE_URL"] or f"sqlite:///{instance.data_dir / 'hongyan.db'}")
 
 
 def start_session(instance: Instance, user_id: int, device: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
-from tests.support.history import History, Outcome, Sent, group_conversation, outcome_of, single_conversation
+from chaos.history import History, Outcome, Sent, group_conversation, outcome_of, single_conversation
 from tests.support.websocket import Opcode, StreamCorrupt, WebSocket
 
 _NO_STATUS = 1005  # RFC 6455 section 7.1.5: a close frame without a code

@@ -7,8 +7,8 @@ import random
 import threading
 from typing import Any, Literal, Protocol
 
+from chaos.history import History, Received, group_conversation, single_conversation
 from tests.support.client import ChatSocket, Frame, HttpClient, message_text
-from tests.support.history import History, Received, group_conversation, single_conversation
 from tests.support.websocket import HandshakeRefused, StreamCorrupt
 
 

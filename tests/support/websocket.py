@@ -56,12 +56,19 @@ class StreamCorrupt(Exception):
 class WebSocket:
     """One connection. One thread reads; any thread writes.
 
+    language: what the handshake asks for in `Accept-Language`, as browsers do
     receive_buffer_bytes: None leaves the system's; a small one makes a reader that stops reading felt soon.
     Raises OSError: nothing listens. Raises HandshakeRefused.
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 10.0, origin: str | None = None, receive_buffer_bytes: int | None = None
+        self,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        origin: str | None = None,
+        language: str | None = None,
+        receive_buffer_bytes: int | None = None,
     ) -> None:
         parts = urlsplit(url)
         port = parts.port or {"ws": 80, "wss": 443}[parts.scheme]
@@ -77,13 +84,13 @@ class WebSocket:
             self._socket = raw
             self._buffer = bytearray()
             self._writing = threading.Lock()
-            self._shake_hands(f"{parts.path or '/'}?{parts.query}", f"{parts.hostname}:{port}", origin)
+            self._shake_hands(f"{parts.path or '/'}?{parts.query}", f"{parts.hostname}:{port}", origin, language)
             self._socket.settimeout(None)
         except BaseException:
             raw.close()
             raise
 
-    def _shake_hands(self, target: str, host: str, origin: str | None) -> None:
+    def _shake_hands(self, target: str, host: str, origin: str | None, language: str | None) -> None:
         key = base64.b64encode(os.urandom(16))
         lines = [
             f"GET {target} HTTP/1.1",
@@ -94,6 +101,7 @@ class WebSocket:
             "Sec-WebSocket-Version: 13",
             "Sec-WebSocket-Extensions: permessage-deflate",  # every browser offers it; the server must not take it
             *([f"Origin: {origin}"] if origin is not None else []),
+            *([f"Accept-Language: {language}"] if language is not None else []),
         ]
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:

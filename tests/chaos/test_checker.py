@@ -10,8 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.support.checker import check
-from tests.support.history import Event, History, Received, Sent, group_conversation, outcome_of, single_conversation
+from chaos.checker import check
+from chaos.history import History, Received, Sent, group_conversation, outcome_of, single_conversation
+from chaos.history import MessageEvent as Event
 
 _PAIR = single_conversation(1, 2)
 _GROUP = group_conversation(7)
@@ -165,7 +166,7 @@ def test_a_clean_history_passes() -> None:
     assert verdict.figures.expected_deliveries == 18
     assert verdict.figures.sightings == 19
     assert verdict.figures.redelivered == 1
-    assert str(verdict).startswith("OK: 0 lost, 0 doubled")
+    assert str(verdict).startswith("OK: 0 lost, 0 missed, 0 doubled")
 
 
 @pytest.mark.parametrize(("kind", "spoil"), _DEFECTS, ids=[spoil.__name__.strip("_") for _, spoil in _DEFECTS])
@@ -308,7 +309,7 @@ def test_a_repeated_delivery_is_doubled(events: list[Event], data: st.DataObject
     verdict = check([*events[: index + 1], events[index], *events[index + 1 :]])
 
     assert verdict.kinds == {"doubled"}, str(verdict)
-    assert len(verdict.doubled) == 1
+    assert len(verdict.findings["doubled"]) == 1
 
 
 @given(events=_runs(), data=st.data())
