@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from environs import Env, EnvError, validate
 # A unix socket path longer than this cannot be bound: sockaddr_un.sun_path holds 108 bytes with its final NUL.
 _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
+_LANGUAGES = ("zh", "en")
 
 
 class SettingsError(Exception):
@@ -60,6 +62,7 @@ class Settings:
     rate_limit_sends: str  # RATE_LIMIT_SENDS, per user
     rate_limit_auth: str  # RATE_LIMIT_AUTH, per client address
     rate_limit_frames: str  # RATE_LIMIT_FRAMES, per socket
+    rate_limit_connects: str  # RATE_LIMIT_CONNECTS, per user and web process
 
     # Bounds (webapp, tasks, models)
     message_max_bytes: int  # MESSAGE_MAX_BYTES, UTF-8 bytes of `data`; `options` half of it
@@ -72,6 +75,9 @@ class Settings:
     inbox_max_entries: int  # INBOX_MAX_ENTRIES, unacknowledged entries kept per user
     chatlog_max_entries: int  # CHATLOG_MAX_ENTRIES, entries of a conversation kept in Redis
     web_max_connections: int  # WEB_MAX_CONNECTIONS, per web process
+    request_max_seconds: float  # REQUEST_MAX_SECONDS, to send a request's head, its body, and to take its answer
+    socket_max_undecided: int  # SOCKET_MAX_UNDECIDED, sends of one socket that wait for their verdict
+    outbox_max_entries: int  # OUTBOX_MAX_ENTRIES, undecided requests of a shard before sends are refused
 
     # Delivery core (tasks, models.store)
     outbox_shards: int  # OUTBOX_SHARDS, fixed for the life of a deployment: it decides where a conversation lives
@@ -108,8 +114,8 @@ def load_settings() -> Settings:
 
 
 def _read(env: Env) -> Settings:
-    production = env.str("HONGYAN_ENV", "development") == "production"
-    data_dir = Path(env.str("DATA_DIR", "var")).absolute()
+    production = env.str("HONGYAN_ENV", "development").strip().lower() == "production"
+    data_dir = Path(env.str("DATA_DIR", "var") or "var").absolute()  # an empty one would be this folder
     if any(sign in str(data_dir) for sign in "?#"):
         raise SettingsError(
             f"DATA_DIR {str(data_dir)!r} must not contain ? or #: it stands in the URLs of SQLite and Redis"
@@ -128,10 +134,11 @@ def _read(env: Env) -> Settings:
 
     return Settings(
         production=production,
-        host=env.str("HOST", "127.0.0.1"),
+        host=env.str("HOST", "127.0.0.1") or "127.0.0.1",  # an empty one would be every address
         port=env.int("PORT", 8000, validate=port_range),
         flower_port=env.int("FLOWER_PORT", 5555, validate=port_range),
-        flower_basic_auth=env.str("FLOWER_BASIC_AUTH", "") or "hongyan:" + _generated(data_dir / "flower_password", 18),
+        flower_basic_auth=_credentials("FLOWER_BASIC_AUTH", env.str("FLOWER_BASIC_AUTH", ""))
+        or "hongyan:" + _generated(data_dir / "flower_password", 18),
         data_dir=data_dir,
         web_processes=env.int("WEB_PROCESSES", 2, validate=positive),
         worker_processes=env.int("WORKER_PROCESSES", 2, validate=positive),
@@ -147,11 +154,12 @@ def _read(env: Env) -> Settings:
         trusted_proxies=_networks("TRUSTED_PROXIES", env.list("TRUSTED_PROXIES", [])),
         metrics_token=env.str("METRICS_TOKEN", "") or None,
         send_wait_seconds=env.float("SEND_WAIT_SECONDS", 5.0, validate=validate.Range(min=0)),
-        media_url=env.str("MEDIA_URL", "/static/media/"),
-        language=env.str("LANGUAGE", "zh", validate=validate.OneOf(["zh", "en"])),
+        media_url=env.str("MEDIA_URL", "/static/media/").rstrip("/") + "/",
+        language=_language(env.str("LANGUAGE", "zh")),
         rate_limit_sends=_rate("RATE_LIMIT_SENDS", env.str("RATE_LIMIT_SENDS", "100 per second")),
         rate_limit_auth=_rate("RATE_LIMIT_AUTH", env.str("RATE_LIMIT_AUTH", "60 per minute")),
         rate_limit_frames=_rate("RATE_LIMIT_FRAMES", env.str("RATE_LIMIT_FRAMES", "50 per second")),
+        rate_limit_connects=_rate("RATE_LIMIT_CONNECTS", env.str("RATE_LIMIT_CONNECTS", "50 per second")),
         message_max_bytes=env.int("MESSAGE_MAX_BYTES", 16_384, validate=positive),
         body_max_bytes=env.int("BODY_MAX_BYTES", 262_144, validate=positive),
         frame_max_bytes=env.int("FRAME_MAX_BYTES", 65_536, validate=positive),
@@ -162,6 +170,9 @@ def _read(env: Env) -> Settings:
         inbox_max_entries=env.int("INBOX_MAX_ENTRIES", 10_000, validate=positive),
         chatlog_max_entries=env.int("CHATLOG_MAX_ENTRIES", 1_000, validate=positive),
         web_max_connections=env.int("WEB_MAX_CONNECTIONS", 20_000, validate=positive),
+        request_max_seconds=env.float("REQUEST_MAX_SECONDS", 20.0, validate=validate.Range(min=0.1)),
+        socket_max_undecided=env.int("SOCKET_MAX_UNDECIDED", 1_000, validate=positive),
+        outbox_max_entries=env.int("OUTBOX_MAX_ENTRIES", 20_000, validate=positive),
         outbox_shards=env.int("OUTBOX_SHARDS", 8, validate=validate.Range(min=1, max=64)),
         drain_batch_requests=env.int("DRAIN_BATCH_REQUESTS", 256, validate=positive),
         drain_batch_deliveries=env.int("DRAIN_BATCH_DELIVERIES", 2_000, validate=positive),
@@ -186,6 +197,25 @@ def _rate(name: str, value: str) -> str:
         raise SettingsError(
             f"{name} {value!r} is no rate: write one like `100 per second` or `5 per 10 minutes`, or `off`"
         )
+    return value
+
+
+def _language(value: str) -> str:
+    """Read LANGUAGE. Desktops set it too, as gettext's list of locales (`en_US:en`): its first that we have is taken."""
+    value = value.strip()
+    if value in ("", *_LANGUAGES):
+        return value or _LANGUAGES[0]
+    if "_" not in value and ":" not in value:
+        raise SettingsError(f"LANGUAGE {value!r} is neither zh nor en")
+    wanted = (re.split(r"[_.@-]", locale)[0] for locale in value.split(":"))
+    return next((language for language in wanted if language in _LANGUAGES), _LANGUAGES[0])
+
+
+def _credentials(name: str, value: str) -> str:
+    """Check `user:password`. Flower would take a comma for the end of one and the beginning of the next."""
+    user, _, password = value.partition(":")
+    if value and (not user or not password or "," in value):
+        raise SettingsError(f"{name} is not `user:password` without commas")
     return value
 
 

@@ -70,6 +70,7 @@ class _StopSignals:
 
 
 def main() -> int:
+    os.umask(0o077)  # what is written below DATA_DIR (the database, Redis's file, logs) is its owner's alone
     os.chdir(_ROOT)  # a relative DATA_DIR and .env mean this folder, wherever we were called from
     stop = _StopSignals()
     try:
@@ -180,7 +181,6 @@ def supervisord_config(data_dir: Path, programs: list[Program]) -> str:
 nodaemon=true
 silent=true
 nocleanup=true
-umask=077
 logfile={_value(data_dir / "log" / "supervisord.log")}
 logfile_maxbytes=10MB
 logfile_backups=3

@@ -17,4 +17,6 @@ if "gunicorn" in sys.modules:
 from settings import load_settings
 from webapp import create_app
 
+os.umask(0o077)  # what a command writes below DATA_DIR is its owner's alone, as what `make run` writes
+
 app = create_app(load_settings())

@@ -14,6 +14,10 @@ class StoreUnavailable(ModelError):
     """Redis did not answer: whether the operation took place is unknown. Repeating is safe, every script is idempotent."""
 
 
+class Overloaded(ModelError):
+    """Too much waits already: nothing was taken. Repeating is safe, and of use once the drains have caught up."""
+
+
 class DatabaseUnavailable(ModelError):
     """The SQL database did not answer in time. Nothing was committed, or the commit's outcome is unknown; repeating is safe."""
 

@@ -11,14 +11,15 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from models import audiences, groups, read_markers
+from models import audiences, groups, read_markers, users
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
 from models.messages import STORED, Message
+from models.requests import ChatType
 from models.users import User
 
 _MAX_CONVERSATIONS = 500
-_MAX_ID = 2**31 - 1  # PostgreSQL's integer: there is no group beyond
+_MAX_ID = 2**31 - 1  # PostgreSQL's integer: there is nobody beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,22 @@ class Conversation:
     at_ms: int
 
 
+def is_open_to(connection: Connection, user_id: int, chat_type: ChatType, peer_id: int) -> bool:
+    """Return whether there is somebody to talk to there: a user who exists, a group that this one is in."""
+    if peer_id > _MAX_ID:
+        return False
+    if chat_type == "group":
+        return groups.is_member(connection, peer_id, user_id)
+    return users.load_status(connection, peer_id) is not None
+
+
 def load_page(
     connection: Connection, user_id: int, conversation: str, before_seq: int | None, limit: int
 ) -> tuple[list[str], bool]:
     """Return up to `limit` Messages as JSON, oldest first, and whether there are older ones.
 
-    before_seq: exclusive; None = the newest page. Of a group, only members are shown anything, back to when they came.
+    before_seq: exclusive; None = the newest page. Ask `is_open_to` first; of a group he is shown it back to when he came.
     """
-    if conversation.startswith("group:"):
-        group_id = int(conversation[6:])
-        if group_id > _MAX_ID or not groups.is_member(connection, group_id, user_id):
-            return [], False
     found: list[Any] = []
     while len(found) <= limit:
         query = select(Message.__table__).where(Message.conversation == conversation, Message.verdict == STORED)

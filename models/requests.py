@@ -91,9 +91,13 @@ def mint_id(sender_id: int, client_msg_id: str | None) -> str:
     return str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"{sender_id}:{client_msg_id}"))
 
 
-def recall_id(sender_id: int, conversation: str, message_id: str) -> str:
-    """Give the id of a user's request to recall a message: asking twice is one request, but not in another conversation."""
-    return str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"recall:{sender_id}:{conversation}:{message_id}"))
+def recall_id(sender_id: int, conversation: str, message_id: str, attempt: int = 0) -> str:
+    """Give the id of a user's request to recall a message: asking twice is one request, but not in another conversation.
+
+    attempt: one more where what refused him may have changed since
+    """
+    again = f":{attempt}" if attempt else ""
+    return str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"recall:{sender_id}:{conversation}:{message_id}{again}"))
 
 
 def conversation_key(chat_type: ChatType, sender_id: int, to_id: int) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from schemas.answers import Exact, number, text
-from schemas.params import IntParam, Params, TextParam
+from schemas.params import Fault, IntParam, Params, TextParam
 from schemas.profile import is_address
 from schemas.times import local_text, utc_text
 
@@ -57,10 +57,13 @@ class PasswordParams(Params):
 class AvatarParam(TextParam):
     """An address of a picture: http or https, or a path on this server. Nothing that a page could run."""
 
-    def _fault(self, text: str) -> str | None:
+    def _fault(self, text: str) -> Fault | None:
         fault = super()._fault(text)
         if fault is None and not is_address(text, is_path_allowed=True):
-            fault = f"{self.label} 的值必须是 http(s) 地址或以 / 开头的路径"
+            fault = Fault(
+                f"{self.label} 的值必须是 http(s) 地址或以 / 开头的路径",
+                f"`{self.name}` must be an http(s) address or a path that begins with /",
+            )
         return fault
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
-from schemas.params import IntParam, Params, TextParam, as_text
+from schemas.params import Fault, IntParam, Params, TextParam, as_text
 
 _MAX_ROW_IDS = 10_000  # of one request; groups are smaller, and each id is looked at
 
@@ -22,7 +22,10 @@ class RowIdsParam(fields.List[int]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> Any:
         given = _parsed(value)
-        fault = f"{self.label} 的值 `{as_text(value)[:100]}` 的类型不是 `array`"
+        shown = as_text(value)[:100]
+        fault = Fault(
+            f"{self.label} 的值 `{shown}` 的类型不是 `array`", f"`{self.name}` is `{shown}`, which is no list of ids"
+        )
         if not isinstance(given, list) or len(given) > _MAX_ROW_IDS:
             raise ValidationError(fault)
         texts = [as_text(each).strip() for each in given]

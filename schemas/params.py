@@ -18,6 +18,17 @@ MAX_TEXT = 10_000_000
 _INT = re.compile(r"[+-]?\d{1,17}\Z")
 
 
+class Fault(str):
+    """What is wrong with a parameter: ORIG's text, which names its label, and in English one that names the parameter."""
+
+    en: str
+
+    def __new__(cls, text: str, en: str) -> Fault:
+        fault = super().__new__(cls, text)
+        fault.en = en
+        return fault
+
+
 class InvalidParams(Exception):
     """A parameter is missing or wrong. `text` is ORIG's text for the first fault, `field` its parameter."""
 
@@ -25,6 +36,12 @@ class InvalidParams(Exception):
         super().__init__(text)
         self.field = field
         self.text = text
+
+    def told(self, language: str) -> str:
+        """Return the text in a language."""
+        if language != "en":
+            return self.text
+        return self.text.en if isinstance(self.text, Fault) else f"`{self.field}` is not valid"
 
 
 def as_text(value: Any) -> str:
@@ -40,7 +57,7 @@ def as_text(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError as error:  # orjson reads deeper than it writes
-        raise ValidationError("参数嵌套过深") from error
+        raise ValidationError(Fault("参数嵌套过深", "A parameter is nested too deeply")) from error
 
 
 class TextParam(fields.Field[str]):
@@ -69,13 +86,21 @@ class TextParam(fields.Field[str]):
             return self.default
         raise ValidationError(fault)
 
-    def _fault(self, text: str) -> str | None:
+    def _fault(self, text: str) -> Fault | None:
         if "\0" in text:
-            return f"{self.label} 的值包含非法字符"
+            return Fault(f"{self.label} 的值包含非法字符", f"`{self.name}` holds a character that is not allowed")
         if self.choices and text not in self.choices:
-            return f"{self.label} 的值 `{text}` 必须在 [{'、'.join(f'`{choice}`' for choice in self.choices)}] 中"
-        if (self.min or self.max) and not self.min <= len(text) <= (self.max or MAX_TEXT):
-            return f"{self.label} 的长度 必须 在 {self.min} 和 {self.max or MAX_TEXT} 之间"
+            choices = [f"`{choice}`" for choice in self.choices]
+            return Fault(
+                f"{self.label} 的值 `{text}` 必须在 [{'、'.join(choices)}] 中",
+                f"`{self.name}` is `{text}`, which is none of {', '.join(choices)}",
+            )
+        most = self.max or MAX_TEXT
+        if (self.min or self.max) and not self.min <= len(text) <= most:
+            return Fault(
+                f"{self.label} 的长度 必须 在 {self.min} 和 {most} 之间",
+                f"`{self.name}` must have {self.min} to {most} characters",
+            )
         return None
 
 
@@ -89,9 +114,15 @@ class IntParam(fields.Field[int]):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> int:
         text = as_text(value).strip()
         if not _INT.match(text):
-            fault = f"{self.label} 的值 `{text[:100]}` 的类型不是 `int`"
+            fault = Fault(
+                f"{self.label} 的值 `{text[:100]}` 的类型不是 `int`",
+                f"`{self.name}` is `{text[:100]}`, which is no whole number",
+            )
         elif not self.min <= int(text) <= self.max:
-            fault = f"{self.label} 的数值 必须 在 {self.min} 和 {self.max} 之间"
+            fault = Fault(
+                f"{self.label} 的数值 必须 在 {self.min} 和 {self.max} 之间",
+                f"`{self.name}` must be a number from {self.min} to {self.max}",
+            )
         else:
             return int(text)
         if self.default is not None:
@@ -116,7 +147,9 @@ class Params(Schema):
             faults: dict[str, list[str]] = error.normalized_messages()  # type: ignore[no-untyped-call]
         for name, field in self.fields.items():
             if name in faults:
-                is_absent = name not in given and field.required
-                text = f"{getattr(field, 'label', None) or name}不能为空" if is_absent else faults[name][0]
-                raise InvalidParams(name, text)
-        raise InvalidParams("", "参数错误")
+                if name not in given and field.required:
+                    raise InvalidParams(
+                        name, Fault(f"{getattr(field, 'label', None) or name}不能为空", f"`{name}` is missing")
+                    )
+                raise InvalidParams(name, faults[name][0])
+        raise InvalidParams("", Fault("参数错误", "A parameter is not valid"))

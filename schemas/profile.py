@@ -11,7 +11,7 @@ import orjson
 from marshmallow import fields
 
 from schemas.answers import Exact, number, one_of, text, truth
-from schemas.params import IntParam, InvalidParams, Params, TextParam
+from schemas.params import Fault, IntParam, InvalidParams, Params, TextParam
 
 GENDERS = ("male", "female", "unknown")
 SETTINGS_MAX = 16_384  # characters; they are read with every message to their owner
@@ -106,9 +106,13 @@ def read_settings(given: str) -> dict[str, Any]:
         settings = orjson.loads(given)
         orjson.dumps(settings)  # it reads deeper than it writes
     except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
-        raise InvalidParams("userset", f"{_SETTINGS_LABEL} 的值不是合法的 JSON") from error
+        raise InvalidParams(
+            "userset", Fault(f"{_SETTINGS_LABEL} 的值不是合法的 JSON", "`userset` is no JSON")
+        ) from error
     if not isinstance(settings, dict):
-        raise InvalidParams("userset", f"{_SETTINGS_LABEL} 的值必须是 JSON 对象")
+        raise InvalidParams(
+            "userset", Fault(f"{_SETTINGS_LABEL} 的值必须是 JSON 对象", "`userset` must be a JSON object")
+        )
     return settings
 
 
@@ -123,7 +127,13 @@ def merge_settings(stored: str, given: dict[str, Any]) -> str:
         known = {}
     merged = orjson.dumps(_merged(known, given)).decode()
     if len(merged) > SETTINGS_MAX:
-        raise InvalidParams("userset", f"{_SETTINGS_LABEL} 的长度 必须 在 2 和 {SETTINGS_MAX} 之间")
+        raise InvalidParams(
+            "userset",
+            Fault(
+                f"{_SETTINGS_LABEL} 的长度 必须 在 2 和 {SETTINGS_MAX} 之间",
+                f"`userset` must have 2 to {SETTINGS_MAX} characters",
+            ),
+        )
     return merged
 
 

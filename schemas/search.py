@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from marshmallow import ValidationError, fields
 
-from schemas.params import IntParam, InvalidParams, Params, TextParam
+from schemas.params import Fault, IntParam, InvalidParams, Params, TextParam
 
 MAX_TARGETS = 20
 
@@ -54,7 +54,12 @@ class TargetsParam(fields.Field[list[dict[str, Any]]]):
             except orjson.JSONDecodeError:
                 value = None
         if not isinstance(value, list) or not 1 <= len(value) <= MAX_TARGETS:
-            raise ValidationError(f"{self.label} 必须是 1 到 {MAX_TARGETS} 个元素的数组")
+            raise ValidationError(
+                Fault(
+                    f"{self.label} 必须是 1 到 {MAX_TARGETS} 个元素的数组",
+                    f"`{self.name}` must be a list of 1 to {MAX_TARGETS} elements",
+                )
+            )
         try:
             return [_TARGET_PARAMS.read(target if isinstance(target, dict) else {}) for target in value]
         except InvalidParams as error:

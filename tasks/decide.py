@@ -23,7 +23,6 @@ from tasks import policy
 _MAX_CACHED_SEQS = 100_000
 _MAX_TRIES = 5
 _NO_FACTS = Facts(users={}, relations={}, groups={})
-_NO_FACTS = Facts(users={}, relations={}, groups={})
 
 
 @dataclass(frozen=True, slots=True)

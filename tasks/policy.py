@@ -124,20 +124,17 @@ def speaker_facts(sender_id: int, group_id: int, facts: Facts, now_ms: int) -> S
 
 
 def decide_recall(request: Request, target: Mapping[str, Any] | None, facts: Facts) -> Refused | None:
-    """Decide a recall of the message whose row is `target` (ORIG 9.D). None: allowed."""
+    """Decide a recall of the message whose row is `target` (ORIG 6.5 and 9.D). None: allowed."""
+    group = facts.groups.get(request.to_id) if request.chat_type == "group" else None
+    if request.chat_type == "group":
+        if group is None or group.status != ACTIVE:
+            return Refused("Q1", "group_not_found")
+        if request.sender_id not in group.active_member_ids:
+            return Refused("Q2", "not_in_group")
     if target is None or target["kind"] != "send" or target["verdict"] != "stored":
         return Refused("D1", "message_not_found")
-    is_mine = target["sender_id"] == request.sender_id
-    if target["conversation"] != request.conversation:
-        return Refused("D1", "message_not_found")
-    if request.chat_type == "group":
-        group = facts.groups.get(request.to_id)
-        if group is None or group.status != ACTIVE:
-            return Refused("Q1", "group_unavailable")
-        if request.sender_id not in group.active_member_ids:
-            return Refused("Q2", "not_member")
-        is_mine = is_mine or group.owner_id == request.sender_id
-    if not is_mine:
+    is_mine = target["sender_id"] == request.sender_id or (group is not None and group.owner_id == request.sender_id)
+    if target["conversation"] != request.conversation or not is_mine:
         return Refused("D1", "message_not_found")
     if target["is_recalled"]:
         return Refused("D7", "already_recalled")

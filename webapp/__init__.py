@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from logs import configure_logs
 from models import tables  # noqa: F401  migrations compare with all tables
 from models.database import Database, db, engine_options, prepare_engine
-from models.errors import DatabaseUnavailable, StoreUnavailable
+from models.errors import DatabaseUnavailable, Overloaded, StoreUnavailable
 from models.store import bus
 from models.store.connection import connect
 from schemas import envelope
@@ -40,6 +40,7 @@ from webapp.api import (
     relations,
     tickets,
 )
+from webapp.arriving import BodyBounds
 from webapp.auth import Gatekeeper
 from webapp.counts import counts
 from webapp.delivery_state import DeliveryStates
@@ -93,7 +94,9 @@ def create_app(settings: Settings) -> Flask:
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(settings.database_url, in_one_thread=True)
     app.config["MAX_CONTENT_LENGTH"] = settings.body_max_bytes
+    app.wsgi_app = BodyBounds(app.wsgi_app, settings.request_max_seconds, settings.body_max_bytes)  # type: ignore[method-assign]
     app.config["SOCK_SERVER_OPTIONS"] = {"max_unsent_bytes": settings.socket_outbox_max_bytes}
+    app.url_map.merge_slashes = False  # `//api` is an unknown route: no redirect, which is no JSON
     db.init_app(app)
     Migrate(app, db, directory="migrations", render_as_batch=True)
     with app.app_context():
@@ -153,7 +156,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(documents.make_blueprint(settings))
     metrics.count_requests(app)
     app.register_blueprint(metrics.make_blueprint(settings, snapshots, store))
-    app.register_blueprint(health.make_blueprint(process_id, database, store, listener))
+    app.register_blueprint(health.make_blueprint(settings, process_id, database, store, listener))
     sock = flask_sock.Sock(app)
     socket_tickets = Tickets(store, gatekeeper)
     app.register_blueprint(tickets.make_blueprint(gatekeeper, socket_tickets))
@@ -165,10 +168,13 @@ def create_app(settings: Settings) -> Flask:
 
 
 def _handle_errors(app: Flask, settings: Settings) -> None:
+    def language() -> str:
+        return language_of_request(settings.language)
+
     def answer(code: str, text: str | None = None, *, headers: dict[str, str] | None = None) -> Response:
         failure = FAILURES[code]
         counts.failures[code] += 1
-        body = envelope.fail(code, text or failure.text(language_of_request(settings.language)))
+        body = envelope.fail(code, text or failure.text(language()))
         return Response(body, failure.status, headers, mimetype="application/json")
 
     @app.errorhandler(ApiError)
@@ -180,7 +186,7 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(InvalidParams)
     def invalid_params(error: InvalidParams) -> Response:
-        return answer("invalid", error.text)
+        return answer("invalid", error.told(language()))
 
     @app.errorhandler(StoreUnavailable)
     @app.errorhandler(DatabaseUnavailable)
@@ -188,9 +194,15 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
         app.logger.warning("dependency_unavailable %s", error)
         return answer("unavailable", headers={"Retry-After": "1"})
 
+    @app.errorhandler(Overloaded)
+    def overloaded(_: Exception) -> Response:
+        return answer("overloaded", headers={"Retry-After": "1"})
+
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         if error.code in _STATUS_CODES:
+            if error.code == 413:
+                counts.bounds["BODY_MAX_BYTES"] += 1
             allow = {"Allow": ", ".join(getattr(error, "valid_methods", None) or ())} if error.code == 405 else None
             return answer(_STATUS_CODES[error.code], headers=allow)
         return answer("internal_error" if (error.code or 500) >= 500 else "bad_request")

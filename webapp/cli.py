@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 import uuid
@@ -116,7 +117,9 @@ def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: T
         if group >= users:
             raise click.ClickException(f"--group {group} needs at least {group + 1} users")
         seeded = seed(settings, database, tokens, user_count=users, group_size=group)
-        out.write_text(json.dumps(seeded))
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # tokens are credentials
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(seeded, file)
         click.echo(f"{users} users, {group + 1 if group else 0} group members; tokens in {out}")
 
 

@@ -19,6 +19,7 @@ class Counts:
     __slots__ = (
         "accepted",
         "acknowledgements",
+        "bounds",
         "closed",
         "entries",
         "failures",
@@ -40,6 +41,7 @@ class Counts:
         self.sockets: defaultdict[int, int] = defaultdict(int)  # protocol; a gauge
         self.entries: defaultdict[int, int] = defaultdict(int)  # protocol
         self.acknowledgements = 0
+        self.bounds: defaultdict[str, int] = defaultdict(int)  # name of the setting that says no
         self.closed: defaultdict[str, int] = defaultdict(int)  # close code, `dropped` where TCP was dropped instead
 
     def add_request(self, route: str, status: int, seconds: float) -> None:
@@ -59,6 +61,7 @@ class Counts:
             "sockets": list(map(list, self.sockets.items())),
             "entries": list(map(list, self.entries.items())),
             "acknowledgements": [[self.acknowledgements]],
+            "bounds": list(map(list, self.bounds.items())),
             "closed": list(map(list, self.closed.items())),
         }
 

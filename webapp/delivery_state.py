@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
+
 from models import audiences, messages, positions
 from models.database import Database
-from models.requests import decode
+from models.errors import DatabaseUnavailable
+from models.requests import Request, decode, recall_id
 from models.store import inbox, outbox, presence
 from webapp.services import Redis, offload
 
 State = dict[str, Any]
+
+_VERDICT_SECONDS = 0.5  # a database that does not answer must not keep a send from being accepted
+# What refuses a recall now and may not later; that it is too late, or done already, stays so.
+_PASSING_REFUSALS = ("message_not_found", "group_not_found", "not_in_group", "user_disabled", "internal_error")
+_RECALL_ATTEMPTS = 16  # of one message by one user, within the five minutes that he has
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,51 @@ class DeliveryStates:
             "seq": row["seq"],
             "recipients": [device for devices in recipients for device in devices],
         }
+
+    def verdict_of(self, request: Request) -> tuple[str | None, bytes | None] | None:
+        """Return the code and the sender's Message of an earlier try of a send; None where it is undecided, or nobody knows."""
+        asked = gevent.spawn(self._load_verdict, request)
+        try:
+            return asked.get(timeout=_VERDICT_SECONDS)
+        except gevent.Timeout:
+            return None
+
+    def _load_verdict(self, request: Request) -> tuple[str | None, bytes | None] | None:
+        try:
+            found = offload(self._database, self._load_decided, request.id)
+        except DatabaseUnavailable:
+            return None
+        if found is None or found.row is None:
+            return None
+        row = found.row
+        if row["content_hash"] != request.content_hash():
+            return "idempotency_conflict", None
+        body = row["body_for_sender"] or row["body"]
+        return row["code"], body.encode() if body is not None else None
+
+    def recall_id(self, sender_id: int, conversation: str, message_id: str) -> str:
+        """Give the id of a recall: that of an earlier one, unless it was refused for what may be otherwise by now.
+
+        A member who was put out and came back, and the new owner of a group, are not held to what they were told before.
+        """
+        ids = [recall_id(sender_id, conversation, message_id, attempt) for attempt in range(_RECALL_ATTEMPTS)]
+        asked = gevent.spawn(self._load_refused, ids)
+        try:
+            refused = asked.get(timeout=_VERDICT_SECONDS)
+        except gevent.Timeout:
+            return ids[0]
+        return next((each for each in ids if each not in refused), ids[-1])
+
+    def _load_refused(self, recall_ids: Sequence[str]) -> set[str]:
+        try:
+            rows = offload(self._database, self._load_rows, recall_ids)
+        except DatabaseUnavailable:
+            return set()
+        return {row_id for row_id, row in rows.items() if row.code in _PASSING_REFUSALS}
+
+    def _load_rows(self, message_ids: Sequence[str]) -> dict[str, Any]:
+        with self._database.reading() as connection:
+            return messages.load_decisions(connection, message_ids)
 
     def find(self, message_id: str) -> Found | None:
         """Return what is known of a send, decided or not; None where there is no such send.

@@ -63,7 +63,9 @@ _FAILURES = [
     Failure("already_applied", 400, "您已经申请过了，请勿重复申请", "You have applied already"),
     Failure("already_friends", 400, "你们已经是好友了", "You are friends already"),
     Failure("application_blocked", 400, "对方把您拉黑了，不能添加好友", "This user has blocked you"),
-    Failure("target_blocked", 400, "您已把对方拉黑，请先解除拉黑再添加好友", "You have blocked this user: unblock first"),
+    Failure(
+        "target_blocked", 400, "您已把对方拉黑，请先解除拉黑再添加好友", "You have blocked this user: unblock first"
+    ),
     Failure("application_cooldown", 400, "申请过于频繁，请一天后再试", "You may apply again after a day", "later"),
     Failure("approval_required", 400, "需要对方审核，不能自动加对方为好友", "This user wants to be asked first"),
     Failure(
@@ -78,7 +80,10 @@ _FAILURES = [
     Failure("user_not_found", 400, "用户不存在", "There is no such user"),
     Failure("friend_not_found", 400, "好友不存在", "There is no such friend of yours"),
     Failure(
-        "friend_unavailable", 400, "好友不存在或者被拉黑，无法操作", "There is no such friend of yours, or you block him"
+        "friend_unavailable",
+        400,
+        "好友不存在或者被拉黑，无法操作",
+        "There is no such friend of yours, or you block him",
     ),
     Failure("not_friend", 400, "不是好友", "This is no friend of yours"),
     Failure("not_friends", 400, "不是好友关系，无权操作", "You are not friends"),
@@ -90,7 +95,9 @@ _FAILURES = [
     ),
     Failure("username_fixed", 400, "账号不可修改", "A username cannot be changed"),
     Failure("nickname_too_long", 400, "昵称长度不能超过30个字符", "A nickname has 30 characters at most"),
-    Failure("avatar_too_long", 400, "头像地址过长不能超过1000个字符", "An avatar's address has 1000 characters at most"),
+    Failure(
+        "avatar_too_long", 400, "头像地址过长不能超过1000个字符", "An avatar's address has 1000 characters at most"
+    ),
     Failure("invite_confirm_invalid", 400, "添加我为好友设置值错误", "This setting is 0 or 1"),
     Failure("profile_missing", 400, "用户不存在，无法修改信息", "There is no such user to change"),
     Failure("origin_refused", 403, "该来源不被允许连接", "Pages of this origin may not connect"),
@@ -100,6 +107,7 @@ _FAILURES = [
     Failure("metrics_unauthorized", 401, "没有权限读取监控指标", "The metrics need their token"),
     Failure("method_not_allowed", 405, "请求方法不被允许", "This method is not allowed here"),
     Failure("upgrade_required", 426, "不支持的 WebSocket 版本", "Only version 13 of the websocket protocol is spoken"),
+    Failure("request_too_slow", 408, "请求接收超时", "The request took too long to arrive", "later"),
     Failure("too_large", 413, "请求内容过大", "The request is too large"),
     Failure("message_too_large", 413, "消息内容过大", "The message is too large"),
     Failure("invalid", 422, "参数错误", "A parameter is not valid"),
@@ -209,6 +217,14 @@ _FAILURES = [
     # What we could not do
     Failure(
         "unavailable", 503, "服务暂时不可用，请稍后再试", "The service is not available, please try again", "later"
+    ),
+    Failure("not_ready", 503, "服务尚未就绪", "Not ready", "later"),
+    Failure(
+        "overloaded",
+        503,
+        "系统繁忙，请稍后再试",
+        "Too many sends wait for their verdict; nothing was accepted, please try again",
+        "later",
     ),
     Failure(
         "outcome_unknown",

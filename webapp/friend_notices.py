@@ -43,6 +43,23 @@ def new_avatar(user: Person, avatar: str) -> Request:
     )
 
 
+def no_friends(user: Person, other: Person, *, remark: str, media_url: str) -> Request:
+    """Tell a user that another has ended their friendship (F21). It stands in no conversation: nobody said anything.
+
+    remark: his private name, which is gone with the friendship, for who has ended it
+    """
+    return _page_notice(
+        "deleteFriend",
+        about=user,
+        recipient=other,
+        name="好友关系提醒",
+        avatar=f"{media_url}group.png",
+        text=f"用户[{remark or user.public_name}]已与您解除好友关系",
+        redirect={"url": "/pages/friendsList/friendsList", "type": "navigateTo"},
+        kind="systemNotice",
+    )
+
+
 def now_friends(user: Person, other: Person, *, remark: str, other_remark: str) -> Request:
     """Tell two new friends that they are, each as if the other said so.
 
@@ -76,7 +93,15 @@ def _said(speaker: Person, listener: Person, remark: str) -> dict[str, Any]:
 
 
 def _page_notice(
-    key: str, *, about: Person, recipient: Person, name: str, avatar: str, text: str, redirect: dict[str, str]
+    key: str,
+    *,
+    about: Person,
+    recipient: Person,
+    name: str,
+    avatar: str,
+    text: str,
+    redirect: dict[str, str],
+    kind: str = "text",
 ) -> Request:
     notice_id = f"redirect-{key}-{about.id}"
     message = {
@@ -87,7 +112,7 @@ def _page_notice(
         "to_name": recipient.public_name,
         "to_avatar": recipient.avatar,
         "chatType": "single",
-        "type": "text",
+        "type": kind,
         "data": {"data": text, "dataType": False, "otherData": None},
         "redirect": redirect,
         "options": {},

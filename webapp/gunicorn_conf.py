@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+import gevent
+from gunicorn import util
+from gunicorn.workers.ggevent import GeventWorker
 
 from logs import redact_stderr
 from settings import load_settings
@@ -12,18 +18,102 @@ from settings import load_settings
 redact_stderr()  # before gunicorn makes its handlers: what it quotes of a bad request may hold a token
 _settings = load_settings()
 
+# A client that sends too much reads why if it sends no more than this beyond our answer; then the connection is reset.
+_LINGER_SECONDS, _LINGER_BODIES = 2.0, 2
+_DRAIN_BYTES = 65_536
+
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
 workers = _settings.web_processes
-worker_class = "gevent"
 worker_connections = _settings.web_max_connections
 backlog = 4096
 keepalive = 75  # seconds; above the 60 that proxies keep an idle connection for
 timeout = 30
+# A head larger than this is answered by 431, a request line longer than this by 414 or 400.
+limit_request_line = 4094  # bytes
+limit_request_fields = 100
+limit_request_field_size = 8190  # bytes
 graceful_timeout = 4
 max_requests = 0  # recycling a process would cut its sockets (pitfall G4)
 control_socket_disable = True  # no socket under the home directory (pitfall G7)
 loglevel = "warning"
+
+
+class Worker(GeventWorker):  # type: ignore[misc]  # the library is untyped
+    """gunicorn's, with bounds on what a client may keep waiting: its head, a body nobody reads, an answer it does not take.
+
+    gunicorn itself bounds the head of a request by `keepalive` only, and nothing else. The body: `webapp/arriving.py`.
+    """
+
+    def handle(self, listener: Any, client: Any, address: Any) -> None:
+        current: Any = gevent.getcurrent()
+        current.is_first_request = True
+        super().handle(listener, client, address)
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Bound the wait for a request: the first of a connection is due, a later one may be long in coming."""
+        current: Any = gevent.getcurrent()
+        is_first, current.is_first_request = current.is_first_request, False
+        timer = gevent.Timeout.start_new(_settings.request_max_seconds if is_first else self.cfg.keepalive)
+        try:
+            yield
+        except gevent.Timeout as error:
+            if error is not timer:
+                raise
+            if is_first:
+                _count_slow_request()
+        finally:
+            timer.close()
+
+    def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
+        client.settimeout(_settings.request_max_seconds)  # for each part of the answer
+        try:
+            super().handle_request(listener_name, request, client, address)
+        except TimeoutError:
+            raise StopIteration from None
+        if not _has_read_body(request):
+            # gunicorn would read all of it, at the client's pace and for as long as `keepalive`.
+            util.close_graceful(client, timeout=_LINGER_SECONDS, max_drain=_LINGER_BODIES * _settings.body_max_bytes)
+            raise StopIteration
+        client.settimeout(None)
+
+    def handle_error(self, request: Any, client: Any, address: Any, error: BaseException) -> None:
+        """Leave a connection that is ended because the process stops without a word, as one that ends while it is idle.
+
+        gunicorn would write a 500 into it, and the client would take that for the answer to its next request.
+        """
+        if not isinstance(error, gevent.GreenletExit):
+            super().handle_error(request, client, address, error)
+
+
+worker_class = Worker
+
+
+def _count_slow_request() -> None:
+    # Not at the top: gunicorn's master reads this file, and must not import the application.
+    from webapp.counts import counts
+
+    counts.bounds["REQUEST_MAX_SECONDS"] += 1
+
+
+def _has_read_body(request: Any) -> bool:
+    """Read what a view has left of a body, so that its connection can be used again. False: it is too long or too slow."""
+    if getattr(request.body, "failed", False):
+        return False
+    left = _settings.body_max_bytes
+    if getattr(request.body.reader, "length", 0) > left:
+        return False
+    with gevent.Timeout(_LINGER_SECONDS, False):  # type: ignore[arg-type]  # gevent's stubs do not know this False
+        try:
+            while left > 0:
+                data = request.body.read(min(left, _DRAIN_BYTES))
+                if not data:
+                    return True
+                left -= len(data)
+        except Exception:  # malformed chunks, a client that has left: where the next request begins is unknown
+            return False
+    return False
 
 
 def on_starting(_arbiter: Any) -> None:

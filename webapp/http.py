@@ -8,7 +8,7 @@ import orjson
 from flask import Response, request
 
 from schemas import envelope
-from schemas.params import InvalidParams, Params
+from schemas.params import Fault, InvalidParams, Params
 
 
 def read_body() -> Any:
@@ -18,9 +18,9 @@ def read_body() -> Any:
     try:
         body = orjson.loads(request.get_data() or b"{}")
     except orjson.JSONDecodeError as error:
-        raise InvalidParams("", "请求体不是合法的 JSON") from error
+        raise InvalidParams("", Fault("请求体不是合法的 JSON", "The body is no JSON")) from error
     if not isinstance(body, dict):
-        raise InvalidParams("", "请求体必须是 JSON 对象")
+        raise InvalidParams("", Fault("请求体必须是 JSON 对象", "The body must be a JSON object"))
     return body
 
 

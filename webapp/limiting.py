@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 DeviceLimit = Literal["visitor_registrations", "visitor_logins"]
 
+_BOUNDS = {"sends": "RATE_LIMIT_SENDS", "auth": "RATE_LIMIT_AUTH"}
 _PER_DEVICE_ID = limits.parse("5 per hour")  # ORIG 1.7
 
 
@@ -107,7 +108,7 @@ class Limits:
                 self._pass_uncounted("sends", error)
             may_pass = error is not None or answer[0] <= item.amount
             if not may_pass:
-                counts.failures["rate_limited"] += 1
+                counts.bounds[_BOUNDS["sends"]] += 1
             then(may_pass)
 
         key = item.key_for("sends", str(user_id))
@@ -123,6 +124,8 @@ class Limits:
         except StoreUnavailable as error:
             self._pass_uncounted(what, error)
             return
+        if what in _BOUNDS:
+            counts.bounds[_BOUNDS[what]] += 1
         raise ApiError(code, retry_after=math.ceil(left))
 
     def _pass_uncounted(self, what: str, error: StoreUnavailable) -> None:

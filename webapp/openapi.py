@@ -120,7 +120,7 @@ def codes_of(description: Description, methods: Iterable[str], variables: Iterab
     if any(variables):
         codes.append("not_found")  # an empty one, or one with a slash, is another path
     if _BODY_METHODS & set(methods):
-        codes += ["too_large", "bad_request"]
+        codes += ["too_large", "request_too_slow", "bad_request"]
     if description.access != "anyone" or description.params is not None:
         codes.append("unavailable")
     return tuple(dict.fromkeys(codes))
@@ -216,10 +216,6 @@ class _Writer:
             by_status.setdefault(FAILURES[code].status, []).append(code)
         for status, same in sorted(by_status.items()):
             failure = _failure(status, same)
-            there = responses.get(str(status))
-            if there is not None:  # /readyz says with 503 what is missing
-                schemas = [each["content"]["application/json"]["schema"] for each in (there, failure)]
-                failure["content"]["application/json"]["schema"] = {"oneOf": schemas}
             responses[str(status)] = failure
         return responses
 

@@ -11,6 +11,7 @@ from models.requests import Request, conversation_key, mint_id
 from schemas.sending import SEND_PARAMS, decode_options
 from settings import Settings
 from webapp.auth import Caller
+from webapp.counts import counts
 from webapp.errors import ApiError
 
 
@@ -20,6 +21,7 @@ def build_send(caller: Caller, settings: Settings, reply_to: tuple[str, int], *s
     options = params["options"]
     limit = settings.message_max_bytes
     if len(params["data"].encode()) > limit or len(unquote(options).encode()) > limit // 2:
+        counts.bounds["MESSAGE_MAX_BYTES"] += 1
         raise ApiError("message_too_large")
     client_msg_id = params["clientMsgId"] or None
     return Request(

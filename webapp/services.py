@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from celery import Celery
 from gevent.threadpool import ThreadPool
 
 from models.database import Database
-from models.errors import StoreUnavailable
+from models.errors import Overloaded, StoreUnavailable
 from models.requests import Request, shard_of
 from models.store import outbox
 from models.store.batching import Batcher
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 _PATIENCE_SECONDS = 3.0  # a Redis that restarts within it is noticed by nobody
+_PROBE_SECONDS = 0.1  # between two looks at full shards
 
 
 class Redis:
@@ -66,34 +67,69 @@ class Redis:
 
 
 class Acceptor:
-    """Accepts requests: durable in the outbox when `accept` returns. Requests that arrive together share one write."""
+    """Accepts requests: durable in the outbox when `accept` returns. Requests that arrive together share one write.
+
+    A shard is full while it was last seen with OUTBOX_MAX_ENTRIES entries or more: then nothing is taken for it (decision
+    0004). Each append tells the length; of a full shard, to which nothing is appended, it is asked for ten times a second.
+    """
 
     def __init__(self, settings: Settings, client: Client, celery: Celery) -> None:
         self._shards = settings.outbox_shards
         self._client = client
         self._celery = celery
+        self._most = settings.outbox_max_entries
+        self._full: set[int] = set()
         self._batcher: Batcher[Request, None] = Batcher(self._write, patience_seconds=_PATIENCE_SECONDS)
 
     def start(self) -> None:
         self._batcher.start()
 
     def accept(self, request: Request) -> None:
-        """Raises StoreUnavailable: accepted or not is unknown."""
+        """Raises Overloaded: not accepted; StoreUnavailable: accepted or not is unknown."""
+        self._check_room(request)
         self._batcher.call(request)
 
     def submit(self, request: Request, done: Callable[[None, StoreUnavailable | None], None]) -> None:
-        """Accept without waiting; `done` is called once the request is durable, or with the error."""
+        """Accept without waiting; `done` is called once the request is durable, or with the error. Raises Overloaded."""
+        self._check_room(request)
         self._batcher.submit(request, done)
+
+    def _check_room(self, request: Request) -> None:
+        # What waits here for a Redis that does not answer is memory of ours.
+        if shard_of(request.conversation, self._shards) in self._full or self._batcher.waiting_count >= self._most:
+            counts.bounds["OUTBOX_MAX_ENTRIES"] += 1
+            raise Overloaded(f"{self._most} requests wait for a verdict")
 
     def _write(self, requests: Sequence[Request]) -> Sequence[None]:
         entries: dict[int, list[bytes]] = {}
         for request in requests:
             entries.setdefault(shard_of(request.conversation, self._shards), []).append(request.encode())
-        if outbox.accept(self._client, entries):
+        appended = outbox.accept(self._client, entries)
+        if appended.needs_bell:
             gevent.spawn(self._ring)
+        self._note_full(shard for shard, length in appended.lengths.items() if length >= self._most)
         for request in requests:
             counts.accepted[request.kind] += 1
         return [None] * len(requests)
+
+    def _note_full(self, full: Iterable[int]) -> None:
+        news = set(full) - self._full
+        if news:
+            log.warning("outbox_full", shards=sorted(news), entries=self._most)
+            if not self._full:
+                gevent.spawn(self._watch_full)
+            self._full |= news
+
+    def _watch_full(self) -> None:
+        """Look at the full shards until none is full."""
+        while self._full:
+            gevent.sleep(_PROBE_SECONDS)
+            try:
+                lengths = outbox.lengths(self._client, sorted(self._full))
+            except StoreUnavailable:
+                continue
+            self._full -= {shard for shard, length in lengths.items() if length < self._most}
+        log.info("outbox_has_room")
 
     def _ring(self) -> None:
         try:

@@ -11,6 +11,8 @@ import jwt
 _ALGORITHM = "HS256"
 _REQUIRED = ["id", "uuid", "role", "sid", "device", "iat", "exp"]
 _MAX_CACHED = 20_000
+_MAX_ID = 2**31 - 1  # of a user in PostgreSQL
+_MAX_EXPIRY = 2**53
 
 
 class TokenExpired(Exception):
@@ -67,15 +69,19 @@ class Tokens:
     def _decode(self, token: str) -> Claims:
         try:
             payload = jwt.decode(token, self._secret, algorithms=[_ALGORITHM], options={"require": _REQUIRED})
+            user_id = int(payload["id"])
+            expires_at = int(payload["exp"])
+            if not 0 <= user_id <= _MAX_ID or expires_at > _MAX_EXPIRY:
+                raise TokenInvalid
             return Claims(
-                user_id=int(payload["id"]),
+                user_id=user_id,
                 uuid=str(payload["uuid"]),
                 role=str(payload["role"]),
                 session_id=str(payload["sid"]),
                 device=str(payload["device"]),
-                expires_at=int(payload["exp"]),
+                expires_at=expires_at,
             )
         except jwt.ExpiredSignatureError as error:
             raise TokenExpired from error
-        except (jwt.InvalidTokenError, ValueError, TypeError) as error:
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError) as error:
             raise TokenInvalid from error

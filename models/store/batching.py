@@ -90,8 +90,13 @@ class Batcher(Generic[Item, Answer]):
                 done(answer, None)
 
     def _put_back(self, batch: list[tuple[Item, float, Done[Answer]]], error: StoreUnavailable) -> None:
+        """Let a batch wait again, and give up all that have waited long enough: those behind the batch as well.
+
+        Giving up a batch at a time, each after a timeout of its own, a queue would grow for as long as Redis hangs.
+        """
         oldest = time.monotonic() - self._patience_seconds
-        self._waiting[:0] = [entry for entry in batch if entry[1] > oldest]
-        for _, arrived, done in batch:
+        waiting = batch + self._waiting
+        self._waiting = [entry for entry in waiting if entry[1] > oldest]
+        for _, arrived, done in waiting:
             if arrived <= oldest:
                 done(None, error)

@@ -7,6 +7,7 @@ a request that stands there twice has one id, and an id is decided once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from models.store import keys
@@ -16,8 +17,16 @@ _BELL_MS = 1_000
 _WORKER_SEEN_MS = 10_000
 
 
-def accept(client: Client, entries: Mapping[int, Sequence[bytes]]) -> bool:
-    """Append entries to their shards' lists, in order. Return whether a bell should be rung.
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What an append has brought to light: whether a bell should be rung, and how many entries each shard has now."""
+
+    needs_bell: bool
+    lengths: dict[int, int]
+
+
+def accept(client: Client, entries: Mapping[int, Sequence[bytes]]) -> Appended:
+    """Append entries to their shards' lists, in order.
 
     Raises StoreUnavailable: appended or not is unknown.
     """
@@ -25,8 +34,9 @@ def accept(client: Client, entries: Mapping[int, Sequence[bytes]]) -> bool:
         ("RPUSH", keys.outbox(shard), *shard_entries) for shard, shard_entries in entries.items()
     ]
     # A drain at work listens to the doorbell. Nobody there: one bell for all, until a drain answers it or it is lost.
-    heard = run(client, [*commands, ("PUBLISH", keys.DOORBELL, "")])[-1]
-    return not heard and run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
+    *lengths, heard = run(client, [*commands, ("PUBLISH", keys.DOORBELL, "")])
+    needs_bell = not heard and run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
+    return Appended(needs_bell, dict(zip(entries, lengths, strict=True)))
 
 
 def answer_bell(client: Client) -> None:
@@ -76,6 +86,11 @@ def holds(client: Client, shards: Sequence[int], message_id: str) -> bytes | Non
     """Return the entry of a request that waits, None where none does. Reads the lists, so it is for rare questions."""
     found = run(client, [SCRIPTS["find_request"].call([keys.outbox(shard)], [message_id]) for shard in shards])
     return next((entry for entry in found if entry), None)
+
+
+def lengths(client: Client, shards: Sequence[int]) -> dict[int, int]:
+    """Return how many requests wait in each shard. Raises StoreUnavailable."""
+    return dict(zip(shards, run(client, [("LLEN", keys.outbox(shard)) for shard in shards]), strict=True))
 
 
 def backlog(client: Client, shards: Sequence[int]) -> dict[int, tuple[int, bytes | None]]:

@@ -171,8 +171,12 @@ def test_several_register_without_a_device(here: Instance) -> None:
 )
 @pytest.mark.parametrize("path", ["/api/regChat", "/api/loginChat"])
 def test_malformed_parameters_are_told(here: Instance, path: str, body: dict[str, Any], text: str) -> None:
-    """In ORIG's words."""
+    """In ORIG's words, or in English."""
     assert _refused(_call(here, path, body)) == (422, "invalid", text)
+
+    status, answer = HttpClient(here.base, None).call("POST", path, body, {"Accept-Language": "en"})
+    assert (status, answer["code"]) == (422, "invalid")
+    assert answer["data"].isascii(), answer
 
 
 def test_a_login_does_not_tell_which_was_wrong(here: Instance) -> None:

@@ -29,6 +29,7 @@ def narrow() -> Iterator[Instance]:
             "SOCKET_OUTBOX_MAX_BYTES": str(_OUTBOX_BYTES),
             "FRAME_MAX_BYTES": str(_FRAME_BYTES),
             "HEARTBEAT_SECONDS": "1",
+            "RATE_LIMIT_SENDS": "off",  # one sender fills a socket's outbox as fast as he can
         }
     ) as instance:
         instance.seed(20, 0)
@@ -38,7 +39,7 @@ def narrow() -> Iterator[Instance]:
 @pytest.fixture(scope="module")
 def short() -> Iterator[Instance]:
     """An instance whose inboxes hold 50 entries."""
-    with Instance({"INBOX_MAX_ENTRIES": str(_INBOX_ENTRIES)}) as instance:
+    with Instance({"INBOX_MAX_ENTRIES": str(_INBOX_ENTRIES), "RATE_LIMIT_SENDS": "off"}) as instance:
         instance.seed(20, 0)
         yield instance
 

@@ -402,6 +402,39 @@ def test_the_end_of_a_friendship_leaves_nothing_but_blocks(instance: Instance) -
     assert [from_bob.send(alice, text)[0] for text in ("one", "two")] == [200, 400]
 
 
+@pytest.mark.parametrize("remark", ["", "Ali"])
+def test_the_other_side_is_told_of_the_end(instance: Instance, remark: str) -> None:
+    """Who is a friend no more gets a notice, under his own name for the other; it takes no place in their chat (F21)."""
+    alice, bob = add_users(instance, 2)
+    befriend(instance, alice, bob, their_remark=remark)
+    with open_socket(instance, bob) as socket, open_socket(instance, alice) as own:
+        assert _call(instance, alice, f"deletegoodfriend/{bob}") == "删除好友成功"
+        notice = socket.wait_for(_has_from(f"redirect-deleteFriend-{alice}")).data["data"]
+
+        assert HttpClient(instance.base, instance.tokens[bob]).send(alice, "why?")[1]["data"]["seq"] == 1
+        own.wait_for_text("why?")
+        assert not [frame for frame in own.frames if _has_from(f"redirect-deleteFriend-{alice}")(frame)]
+    assert notice["data"]["data"] == f"用户[{remark or f'用户{alice}'}]已与您解除好友关系"
+    assert (notice["to_id"], notice["type"], notice["chatType"]) == (bob, "systemNotice", "single")
+    assert [
+        message["type"] for message in _get(instance, bob, f"history?chatType=single&peer_id={alice}")["messages"]
+    ] == ["text"]
+
+
+def test_who_has_blocked_a_friend_hears_nothing_of_the_end(instance: Instance) -> None:
+    """A blocked friend who leaves tells nobody."""
+    alice, bob = add_users(instance, 2)
+    befriend(instance, alice, bob)
+    assert _call(instance, bob, f"block/{alice}", block=1) == "ok"
+    with open_socket(instance, bob) as socket:
+        assert _call(instance, alice, f"deletegoodfriend/{bob}") == "删除好友成功"
+        assert _call(instance, bob, f"block/{alice}", block=0) == "ok"
+        assert HttpClient(instance.base, instance.tokens[alice]).send(bob, "marker")[0] == 200
+        socket.wait_for_text("marker")
+
+        assert not [frame for frame in socket.frames if _has_from(f"redirect-deleteFriend-{alice}")(frame)]
+
+
 # Bounds and roles
 
 

@@ -477,6 +477,31 @@ def test_a_removed_member_is_told_and_hears_no_more(instance: Instance, connect:
     _refused(HttpClient(instance.base, instance.tokens[removed]).send(group_id, "x", "group"), "not_member")
 
 
+def test_what_one_is_not_in_does_not_exist(instance: Instance) -> None:
+    """History and read marker of a group are for its members; to applicants, the removed and strangers they are 404."""
+    owner, removed, applicant, stranger = add_users(instance, 4)
+    group_id = make_group(instance, owner, [removed])
+    _ok(_post(instance, owner, "groupAddUserSet", group_id=group_id, addGroupSet=1))
+    _ok(_post(instance, applicant, "groupInviteUser", group_id=group_id, user_id=applicant))
+    seq = HttpClient(instance.base, instance.tokens[removed]).send(group_id, "mine", "group")[1]["data"]["seq"]
+    of_group = f"history?chatType=group&peer_id={group_id}"
+    assert len(_ok(_get(instance, removed, of_group))["messages"]) == 1
+    _ok(_post(instance, removed, "read", chatType="group", peer_id=group_id, seq=seq))
+    _ok(_post(instance, owner, "groupDeleteUser", group_id=group_id, user_id=removed))
+
+    for user_id in (removed, applicant, stranger):
+        _refused(_get(instance, user_id, of_group), "not_found", status=404)
+        answer = _post(instance, user_id, "read", chatType="group", peer_id=group_id, seq=seq)
+        _refused(answer, "not_found", status=404)
+    for nowhere in _TOO_BIG:
+        for chat_type in ("single", "group"):
+            path = f"history?chatType={chat_type}&peer_id={nowhere}"
+            _refused(_get(instance, owner, path), "not_found", status=404)
+            answer = _post(instance, owner, "read", chatType=chat_type, peer_id=nowhere, seq=1)
+            _refused(answer, "not_found", status=404)
+    assert _ok(_get(instance, owner, f"history?chatType=single&peer_id={stranger}"))["messages"] == []
+
+
 def test_a_member_who_leaves_is_told_to_the_owner(instance: Instance, connect: Callable[[int], ChatSocket]) -> None:
     """The owner only is told, with the local time."""
     owner, leaving, member = add_users(instance, 3)

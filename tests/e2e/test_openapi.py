@@ -41,6 +41,23 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 # Complete
 
 
+def test_what_is_not_ready_is_told(app: Flask) -> None:
+    """A system of which nothing runs answers as every refusal does, and names what does not answer."""
+    answer = app.test_client().get("/readyz", headers={"Accept-Language": "en"})
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    body = answer.get_json()
+    assert body == {"msg": "fail", "data": body["data"], "code": "not_ready"}
+    assert re.fullmatch("Not ready: (database, )?redis, listener, worker", body["data"])
+
+
+def test_a_path_with_a_double_slash_is_unknown(app: Flask) -> None:
+    """In the envelope, as every unknown path: no redirect, which would be a page."""
+    answer = app.test_client().get("/api//chat/history")
+
+    assert (answer.status_code, answer.json) == (404, {"msg": "fail", "data": "404 错误", "code": "not_found"})
+
+
 def test_every_route_is_described(app: Flask) -> None:
     """Whoever adds a route says who may call it, what it takes and what it answers."""
     undescribed = [rule.rule for rule in http_rules(app) if description_of(app.view_functions[rule.endpoint]) is None]

@@ -14,6 +14,7 @@ import pytest
 
 from models.store import inbox, keys
 from models.store.connection import connect, run
+from tests.conftest import InstanceFactory
 from tests.support.acting import (
     add_friends,
     device_state,
@@ -308,6 +309,53 @@ def test_an_invalid_send_is_refused_at_once(
         result = _wait_for_result(socket, "r")
 
     assert (result["ok"], result["code"]) == (False, code)
+
+
+def test_a_client_id_may_be_a_number(instance: Instance) -> None:
+    """Parameters are turned to text first (ORIG 1.2), in a frame as over HTTP: 0 is an id, and not a missing one."""
+    sender_id, recipient_id = add_friends(instance)
+    frame = _send_frame(recipient_id, "x", uuid.uuid4().hex)
+    frame["message"]["clientMsgId"] = 0
+
+    with open_socket(instance, sender_id, 2) as socket:
+        socket.send_json(frame)
+
+        assert _wait_for_result(socket, "r")["data"]["clientMsgId"] == "0"
+
+
+def test_a_socket_speaks_the_servers_language(fresh_instance: InstanceFactory) -> None:
+    """With LANGUAGE=en every text of a failure on a socket is English."""
+    english = fresh_instance(LANGUAGE="en")
+    english.seed(2, 1)
+    unknown, unnamed, untyped = (_send_frame(_UNKNOWN_USER, "x", uuid.uuid4().hex, ref=ref) for ref in (1, 2, 3))
+    del unnamed["message"]["clientMsgId"], untyped["message"]["type"]
+
+    with open_socket(english, 1, 2) as socket:
+        for frame in (unknown, unnamed, untyped, {"type": "send", "ref": [4], "message": {}}):
+            socket.send_json(frame)
+        for ref in (1, 2, 3, None):
+            assert _wait_for_result(socket, ref)["data"].isascii()
+        socket.send_json({"type": "ping", "token": "bad"})
+        assert socket.wait_closed() == 4401
+        assert socket.frames[-1].data["data"] == "The token is not valid"
+    with ChatSocket(english.base, None, 2) as refused:
+        assert refused.wait_closed() == 4401
+        assert refused.frames[0].data["data"].isascii()
+
+
+def test_a_socket_speaks_the_language_of_its_handshake(instance: Instance, friends: tuple[int, int]) -> None:
+    """`Accept-Language: en` in the handshake gives English texts in the results of sends."""
+    address = instance.base.removeprefix("http")
+    socket = WebSocket(f"ws{address}/ws?token={instance.tokens[friends[0]]}&v=2", language="en-GB,en;q=0.9")
+    try:
+        socket.write(Opcode.TEXT, json.dumps(_send_frame(_UNKNOWN_USER, "x", uuid.uuid4().hex)).encode())
+        result: dict[str, Any] = {}
+        while result.get("type") != "sendResult" and (raw := socket.read()) is not None:
+            result = json.loads(raw.payload) if raw.opcode == Opcode.TEXT else {}
+    finally:
+        socket.drop()
+
+    assert result["data"] == "The recipient does not exist or is disabled"
 
 
 @pytest.mark.parametrize("message", [None, [], "x", 1, {}])

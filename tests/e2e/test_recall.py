@@ -15,6 +15,7 @@ from models.store import keys
 from tests.support.acting import add_friends, empty_inbox, open_socket, show_marker, start_session
 from tests.support.client import ChatSocket, HttpClient, message_text
 from tests.support.instance import Instance, wait_until
+from tests.support.relations import add_users, befriend, make_group
 
 _GROUP = 1
 _OWNER, _MEMBER, _OTHER_MEMBER, _OUTSIDER = 1, 2, 3, 25
@@ -188,7 +189,7 @@ def test_a_message_is_recalled_where_it_was_sent(instance: Instance, friends: tu
     for to, chat_type in ((_OTHER_MEMBER, "single"), (_GROUP, "group")):
         status, body = _recall(instance, sender_id, message, to, chatType=chat_type)
         assert status == 400
-        assert body["code"] in ("message_not_found", "not_member")
+        assert body["code"] == ("message_not_found" if chat_type == "single" else "not_in_group")
 
 
 def test_recalling_twice_is_one_recall(instance: Instance, friends: tuple[int, int]) -> None:
@@ -252,7 +253,7 @@ def test_a_group_message_is_recalled_for_all(instance: Instance, who: str) -> No
             assert shown["seq"] == message["seq"]
 
 
-@pytest.mark.parametrize(("user_id", "code"), [(_OTHER_MEMBER, "message_not_found"), (_OUTSIDER, "not_member")])
+@pytest.mark.parametrize(("user_id", "code"), [(_OTHER_MEMBER, "message_not_found"), (_OUTSIDER, "not_in_group")])
 def test_others_cannot_recall_a_group_message(instance: Instance, user_id: int, code: str) -> None:
     """D1, D8: another member or an outsider cannot recall a group message."""
     message = _send(instance, _MEMBER, _GROUP, is_group=True)
@@ -260,6 +261,40 @@ def test_others_cannot_recall_a_group_message(instance: Instance, user_id: int, 
     status, body = _recall(instance, user_id, message)
 
     assert (status, body["code"]) == (400, code)
+
+
+def test_a_refusal_ends_with_what_caused_it(instance: Instance) -> None:
+    """Who is not in the group, or finds no group, is told so in ORIG's words; a member who came back may recall again."""
+    owner, member, outsider = add_users(instance, 3)
+    group_id = make_group(instance, owner, [member])
+    befriend(instance, owner, member)
+    message = _send(instance, member, group_id, is_group=True)
+    client = HttpClient(instance.base, instance.tokens[owner])
+
+    assert _recall(instance, outsider, message)[1]["data"] == "你不在该群聊中，操作失败"
+    assert _recall(instance, member, message, 2**31 - 1)[1]["data"] == "群不存在"
+    body = {"group_id": group_id, "user_id": member}
+    assert client.post("/api/chat/groupDeleteUser", body)[0] == 200
+    for _ in range(2):
+        assert _recall(instance, member, message)[1]["code"] == "not_in_group"
+    assert client.post("/api/chat/groupInviteUser", body)[0] == 200
+
+    answers = [_recall(instance, member, message) for _ in range(2)]
+
+    assert [status for status, _ in answers] == [200, 200]
+    assert answers[0] == answers[1]
+
+
+def test_a_new_owner_recalls_what_he_could_not(instance: Instance) -> None:
+    """A member's recall of another's message is refused, and goes through when the group has become his."""
+    owner, member = add_users(instance, 2)
+    group_id = make_group(instance, owner, [member])
+    message = _send(instance, owner, group_id, is_group=True)
+    assert _recall(instance, member, message)[1]["code"] == "message_not_found"
+    body = {"group_id": group_id, "user_id": member}
+    assert HttpClient(instance.base, instance.tokens[owner]).post("/api/chat/groupTransfer", body)[0] == 200
+
+    assert _recall(instance, member, message)[0] == 200
 
 
 def test_a_member_who_was_away_sees_the_tombstone(instance: Instance) -> None:

@@ -104,6 +104,16 @@ def test_no_command_line_shows_the_password_of_flower(running: Instance) -> None
     assert not [line for line in command_lines if any(password in argument for argument in line)]
 
 
+def test_nobody_else_reads_what_is_written(running: Instance) -> None:
+    """Messages, passwords and sessions stand in the database, in Redis's file and in the logs, wherever DATA_DIR lies."""
+    running.seed(2, 0)
+    tested = [path for path in running.data_dir.rglob("*") if path.name != "supervise.log"]  # which the tests write
+
+    assert {"hongyan.db", "redis.conf", "tokens.json", "web.log"} <= {path.name for path in tested}
+    readable = [path for path in tested if path.exists() and path.lstat().st_mode & 0o077]
+    assert readable == []
+
+
 def test_two_instances_run_side_by_side(running: Instance) -> None:
     with Instance() as second:
         second.redis().set("test:whose", "second")
@@ -134,6 +144,19 @@ def test_a_taken_port_is_named(tmp_path: Path, variable: str) -> None:
         said = _start_refused(environment)
 
     assert f"set {variable}" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"HONGYAN_ENV": "production", "JWT_SECRET": "secret"}, "JWT_SECRET"),
+        ({"FLOWER_BASIC_AUTH": "nopassword"}, "FLOWER_BASIC_AUTH"),
+        ({"LANGUAGE": "klingon"}, "LANGUAGE"),
+    ],
+)
+def test_an_unsafe_setting_is_refused(tmp_path: Path, changes: dict[str, str], named: str) -> None:
+    """A secret that can be guessed in production, a flower without a password, a language that there is not."""
+    assert named in _start_refused({**os.environ, "DATA_DIR": str(tmp_path), **changes})
 
 
 def test_a_malformed_setting_is_named(tmp_path: Path) -> None:

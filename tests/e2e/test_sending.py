@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from tests.conftest import InstanceFactory
 from tests.support.acting import (
     add_friends,
     empty_inbox,
@@ -214,6 +215,51 @@ def test_an_asynchronous_send_can_be_followed(instance: Instance, friends: tuple
     assert stored["recipients"][0]["at"] <= mine["at"] <= time.time() * 1000 + 1_000
 
 
+def _wait_decided(instance: Instance, user_id: int, message_id: str) -> None:
+    assert wait_until(lambda: _state(instance, user_id, message_id)[1]["data"]["status"] != "accepted", 5.0)
+
+
+def test_an_asynchronous_repeat_gets_the_verdict(instance: Instance, friends: tuple[int, int]) -> None:
+    """A repeat that does not wait gets what stands: the Message, the refusal, or 409 where its content is another."""
+    sender_id, recipient_id = friends
+    prefer = {"Prefer": "Respond-Async, wait=10"}
+    params = _params(recipient_id, "later", clientMsgId=uuid.uuid4().hex)
+    refused = _params(_UNKNOWN_USER, clientMsgId=uuid.uuid4().hex)
+
+    for given in (params, refused):
+        status, body = _post(instance, sender_id, given, **prefer)
+        assert (status, body["data"]["status"]) == (202, "accepted")
+        _wait_decided(instance, sender_id, body["data"]["id"])
+
+    status, body = _post(instance, sender_id, params, **prefer)
+    assert (status, body) == _post(instance, sender_id, params)
+    assert (status, body["data"]["clientMsgId"]) == (200, params["clientMsgId"])
+    _check_failure(_post(instance, sender_id, refused, **prefer), 400, "recipient_unavailable")
+    other = params | {"data": {"data": "other"}}
+    _check_failure(_post(instance, sender_id, other, **prefer), 409, "idempotency_conflict")
+
+
+def test_without_waiting_a_repeat_gets_the_verdict(fresh_instance: InstanceFactory) -> None:
+    """With SEND_WAIT_SECONDS=0 sends and recalls are answered with 202, and repeats with the verdict once there is one."""
+    hasty = fresh_instance(SEND_WAIT_SECONDS="0")
+    hasty.seed(2, 1)
+    params = _params(2, clientMsgId=uuid.uuid4().hex)
+
+    status, body = _post(hasty, 1, params)
+    assert (status, body["data"]["status"]) == (202, "accepted")
+    _wait_decided(hasty, 1, body["data"]["id"])
+
+    status, repeat = _post(hasty, 1, params)
+    assert (status, repeat["data"]["id"]) == (200, body["data"]["id"])
+
+    # A recall is repeated without a clientMsgId: it is known by what it recalls.
+    client = HttpClient(hasty.base, hasty.tokens[1])
+    target = {"id": body["data"]["id"], "to_id": 2, "chatType": "single", "create_time": repeat["data"]["create_time"]}
+    recall = target | {"to_name": "x", "to_avatar": "/static/media/user.jpg"}
+    assert client.post("/api/chat/revokeMessage", recall)[0] == 202
+    assert wait_until(lambda: client.post("/api/chat/revokeMessage", recall)[0] == 200, 5.0)
+
+
 def test_the_state_of_a_refused_send_has_its_code(instance: Instance, friends: tuple[int, int]) -> None:
     """An accepted send that was refused is known as refused, with its code and without recipients."""
     client = HttpClient(instance.base, instance.tokens[friends[0]])
@@ -229,7 +275,7 @@ def test_the_state_of_a_refused_send_has_its_code(instance: Instance, friends: t
     }
 
 
-@pytest.mark.parametrize("message_id", ["x", str(uuid.uuid4()), "%00", "%ED%A0%80", "a" * 500, "%27", "*"])
+@pytest.mark.parametrize("message_id", ["x", str(uuid.UUID(int=1)), "%00", "%ED%A0%80", "a" * 500, "%27", "*"])
 def test_the_state_of_nothing_is_not_found(instance: Instance, friends: tuple[int, int], message_id: str) -> None:
     """An id that names none of the caller's messages is answered with 404, whatever it looks like."""
     _check_failure(_state(instance, friends[0], message_id), 404, "not_found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Mapping
+from socket import create_connection
 from urllib.parse import urlsplit
 
 import pytest
@@ -95,6 +96,24 @@ def test_visitors_get_tickets_and_others_do_not(instance: Instance) -> None:
     assert HttpClient(instance.base, None).call("POST", "/api/chat/ticket")[1]["code"] == "token_missing"
     forged = sign(instance, visitor, "default", "no session")
     assert HttpClient(instance.base, forged).call("POST", "/api/chat/ticket")[1]["code"] == "token_invalid"
+
+
+def test_a_refusal_is_told_in_english_too(instance: Instance) -> None:
+    """To a client that asks for it; who asks for nothing reads ORIG's text."""
+    said: dict[str, bytes] = {}
+    for language in ("en", ""):
+        headers = "".join(f"{name}: {value}\r\n" for name, value in _HANDSHAKE.items())
+        with create_connection(("127.0.0.1", instance.port), timeout=10) as connection:
+            connection.sendall(
+                f"GET /ws?token=x HTTP/1.1\r\nHost: here\r\nAccept-Language: {language}\r\n{headers}\r\n".encode()
+            )
+            read = b""
+            while b'"token_invalid"' not in read and (some := connection.recv(4_096)):
+                read += some
+        said[language] = read
+
+    assert b'"The token is not valid"' in said["en"]
+    assert '"Token 不合法"'.encode() in said[""]
 
 
 def test_another_version_of_the_protocol_is_named(instance: Instance, friends: tuple[int, int]) -> None:

@@ -417,7 +417,7 @@ class Web:
         direct.is_sqlite = False  # so that `offload` calls directly, not in gevent's threads
         self.registry = Registry()
         self.acceptor = DirectAcceptor(settings, client)
-        limits = Limits(replace(settings, rate_limit_sends="off"), store)
+        limits = Limits(settings, store)
         self.inbound = Inbound(settings, PROCESS_ID, self.registry, self.acceptor, cast(Gatekeeper, None), limits)
         self._store = store
         devices = Devices(settings, store, direct)
@@ -543,6 +543,9 @@ class Rig:
             "drain_linger_seconds": 0.0,
             "drain_max_seconds": 60.0,
             "drain_lease_seconds": 0.0,  # leases are renewed whenever the drain thinks of it
+            "rate_limit_sends": "off",
+            "sockets_per_user": 1_000,
+            "rate_limit_connects": "off",  # an example connects faster than people do
             **changed_settings,
         }
         self.settings = replace(server.settings, **chosen)

@@ -166,6 +166,26 @@ def test_a_strict_parameter_is_not_replaced(value: str) -> None:
     assert raised.value.field == "strict"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"number": ""}, "`number` is missing"),
+        ({"number": "x"}, "`number` is `x`, which is no whole number"),
+        ({"number": 10}, "`number` must be a number from 1 to 9"),
+        ({"text": "a"}, "`text` must have 2 to 4 characters"),
+        ({"text": "a\0"}, "`text` holds a character that is not allowed"),
+        ({"choice": "c"}, "`choice` is `c`, which is none of `a`, `b`"),
+    ],
+)
+def test_a_fault_is_told_in_english_too(wrong: dict[str, Any], text: str) -> None:
+    """By the parameter's name, as its label is Chinese."""
+    with pytest.raises(InvalidParams) as raised:
+        _EXAMPLE.read(_VALID | wrong)
+
+    assert raised.value.told("en") == text
+    assert raised.value.told("zh") == raised.value.text != text
+
+
 def test_the_first_fault_in_order_is_told() -> None:
     """Of several faults the first in the order of the parameters is told."""
     with pytest.raises(InvalidParams) as raised:

@@ -151,3 +151,23 @@ def test_a_bug_ends_nothing_but_its_batch(store: _Store) -> None:
 
     assert isinstance(_call_all(batcher, [1])[0], StoreUnavailable)
     assert batcher.call(2) == 4
+
+
+def test_a_long_queue_is_given_up_as_a_whole() -> None:
+    """While a store hangs, nobody waits longer than the patience lasts: also those who came behind a full round trip."""
+
+    class Hanging(_Store):
+        def handle(self, items: Sequence[int]) -> list[int]:
+            self.trips.append(list(items))
+            gevent.sleep(0.2)
+            raise StoreUnavailable("hangs")
+
+    hanging = Hanging()
+    batcher = _batcher(hanging, patience_seconds=0.3)
+    began = time.monotonic()
+
+    answers = _call_all(batcher, range(3_000))
+
+    assert {type(answer) for answer in answers} == {StoreUnavailable}
+    assert time.monotonic() - began < 1.0
+    assert batcher.waiting_count == 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from models.store.inbox import Page
+from models.store.inbox import Entry, Page
 from webapp.sockets.connection import Connection
 from webapp.sockets.transport import Transport
 
@@ -20,9 +22,11 @@ class _Office:
 
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
+        self.inbox = Page(_EPOCH, 0, 0, 1, [])
 
     def read_inbox(self, connection: Connection, most: int) -> Page:
-        return Page(_EPOCH, 0, 0, connection.written + 1, [])
+        first = max(connection.written, self.inbox.base) + 1
+        return replace(self.inbox, first=first, entries=self.inbox.entries[first - self.inbox.first :])
 
     def acknowledge(self, connection: Connection, *, urgent: bool) -> None:
         self.acknowledged.append(connection.acknowledged)
@@ -120,3 +124,18 @@ def test_an_acknowledgement_counts_once_and_only_forwards(opened: tuple[_Office,
         connection.acknowledge(cursor)
 
     assert office.acknowledged == [2, 3]
+
+
+def test_what_the_inbox_lost_behind_a_connection_is_marked(
+    opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Entries that are gone before this connection wrote them are named by a reset, before what comes after them."""
+    office, connection = opened
+    office.inbox = Page(_EPOCH, newest=5, base=3, first=4, entries=[Entry(0, n, None, b"{}") for n in (4, 5)])
+
+    connection.catch_up()
+
+    written = pair[1].recv(65_536)
+    (reset,) = re.findall(rb'\{"type":"reset"[^}]*\}', written)
+    assert {key: json.loads(reset)[key] for key in ("epoch", "from", "to")} == {"epoch": _EPOCH, "from": 1, "to": 3}
+    assert re.findall(rb'"cursor":(\d)', written.partition(reset)[2]) == [b"4", b"5"]

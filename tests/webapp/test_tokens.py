@@ -82,6 +82,10 @@ def test_a_token_without_a_claim_is_invalid(without: str) -> None:
         _encode({"exp": 2**40, "id": "x"}),
         _encode({"exp": 2**40, "id": None}),
         _encode({"exp": "x"}),
+        _encode({"exp": 10**40}),
+        _encode({"exp": 2**40, "id": 2**31}),
+        _encode({"exp": 2**40, "id": 10**30}),
+        _encode({"exp": 2**40, "id": -1}),
         _encode({"exp": 2**40, "iat": 2**39}),
     ],
 )

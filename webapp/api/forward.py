@@ -14,7 +14,7 @@ from gevent.event import AsyncResult
 from models import search
 from models.bodies import USER_TYPES
 from models.database import Database
-from models.errors import StoreUnavailable
+from models.errors import Overloaded, StoreUnavailable
 from models.requests import Request
 from schemas.answers import Forwarded
 from schemas.search import FORWARD_PARAMS
@@ -81,7 +81,10 @@ def make_blueprint(
             return _Sent(error.failure.code)
         request = replace(built, options=message["options"])  # decoded and measured when it was sent first
         accepted: AsyncResult[StoreUnavailable | None] = AsyncResult()
-        acceptor.submit(request, lambda _, error: accepted.set(error))
+        try:
+            acceptor.submit(request, lambda _, error: accepted.set(error))
+        except Overloaded:
+            return _Sent("overloaded")
         return _Sent(None, request, wait, accepted)
 
     @blueprint.post("/api/chat/forward")

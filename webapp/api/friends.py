@@ -369,11 +369,15 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
         params = read_params(FELLOW_PARAMS)
 
         def write(connection: Connection) -> list[Request]:
-            users.lock(connection, caller.user_id, params["id"])
+            people = users.lock(connection, caller.user_id, params["id"])
             if friendships.load(connection, caller.user_id, params["id"]) is None:
                 raise ApiError("not_friends")
-            _unfriend(connection, caller.user_id, params["id"])
-            return []
+            user, other = people[caller.user_id], people[params["id"]]
+            theirs = friendships.load(connection, other.id, user.id)
+            is_told = theirs is not None and not blocks.is_blocked(connection, other.id, user.id)
+            _unfriend(connection, user.id, other.id)
+            remark = theirs.nickname if theirs is not None else ""
+            return [friend_notices.no_friends(user, other, remark=remark, media_url=media_url)] if is_told else []
 
         change(write)
         return ok("删除好友成功")

@@ -16,7 +16,7 @@ from models.memberships import Change, Joining, Leaving, Refusal, Rules
 from models.requests import Request
 from models.users import ACTIVE
 from schemas import groups as schemas
-from schemas.params import InvalidParams
+from schemas.params import Fault, InvalidParams
 from schemas.times import local_text, utc_text
 from settings import Settings
 from webapp import qr
@@ -274,7 +274,12 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         subject_id, chat_type, address = params["id"], params["chatType"], params["http"]
         is_link = params["type"] == "H5" and bool(address)
         if is_link and not qr.is_allowed(address, settings.allowed_origins, request.host):
-            raise InvalidParams("http", f"页面地址 的值 `{address}` 不是允许的来源")
+            raise InvalidParams(
+                "http",
+                Fault(
+                    f"页面地址 的值 `{address}` 不是允许的来源", f"`http` is `{address}`, which is no allowed origin"
+                ),
+            )
 
         def load() -> tuple[str, str] | None:
             with database.reading() as connection:

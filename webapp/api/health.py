@@ -12,12 +12,17 @@ from models.errors import ModelError
 from models.store import outbox
 from schemas import envelope
 from schemas.answers import Health, Readiness
+from settings import Settings
+from webapp.errors import FAILURES, ApiError
+from webapp.language import language_of_request
 from webapp.routes import describe
 from webapp.services import Redis, offload
 from webapp.sockets.listener import Listener
 
 
-def make_blueprint(process_id: str, database: Database, store: Redis, listener: Listener) -> Blueprint:
+def make_blueprint(
+    settings: Settings, process_id: str, database: Database, store: Redis, listener: Listener
+) -> Blueprint:
     blueprint = Blueprint("health", __name__)
 
     def database_answers() -> bool:
@@ -44,13 +49,15 @@ def make_blueprint(process_id: str, database: Database, store: Redis, listener: 
         "Whether everything that a send needs answers",
         access="anyone",
         answer=Readiness(),
-        also={503: Readiness()},
+        failures=("not_ready",),
     )
     def get_readiness() -> Response:
         answers = {name: _holds(check) for name, check in checks.items()}
-        status = 200 if all(answers.values()) else 503
-        headers = {} if status == 200 else {"Retry-After": "1"}
-        return Response(envelope.ok(answers), status, headers, mimetype="application/json")
+        silent = [name for name, has_answered in answers.items() if not has_answered]
+        if silent:
+            text = FAILURES["not_ready"].text(language_of_request(settings.language))
+            raise ApiError("not_ready", f"{text}: {', '.join(silent)}")
+        return Response(envelope.ok(answers), mimetype="application/json")
 
     return blueprint
 

@@ -14,6 +14,7 @@ from models.requests import conversation_key
 from schemas.answers import Conversations, Messages
 from schemas.history import HISTORY_PARAMS, READ_PARAMS
 from schemas.search import SEARCH_PARAMS
+from webapp.api.profile import offload_refusable
 from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
@@ -29,8 +30,18 @@ def make_blueprint(
 ) -> Blueprint:
     blueprint = Blueprint("history", __name__)
 
+    def is_open_to(user_id: int, params: dict[str, Any]) -> bool:
+        with database.reading() as connection:
+            return history.is_open_to(connection, user_id, params["chatType"], params["peer_id"])
+
     @blueprint.get("/api/chat/history")
-    @describe("A page of a conversation, oldest first", access="visitor", params=HISTORY_PARAMS, answer=Messages())
+    @describe(
+        "A page of a conversation, oldest first",
+        access="visitor",
+        params=HISTORY_PARAMS,
+        answer=Messages(),
+        failures=("not_found",),
+    )
     def get_history() -> Response:
         caller = gatekeeper.caller()
         params = read_params(HISTORY_PARAMS)
@@ -39,9 +50,11 @@ def make_blueprint(
 
         def load() -> tuple[list[str], bool]:
             with database.reading() as connection:
+                if not history.is_open_to(connection, caller.user_id, params["chatType"], params["peer_id"]):
+                    raise ApiError("not_found")
                 return history.load_page(connection, caller.user_id, conversation, before, params["limit"])
 
-        page, more = offload(database, load)
+        page, more = offload_refusable(database, load)
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     @blueprint.get("/api/chat/conversations")
@@ -56,10 +69,17 @@ def make_blueprint(
         return ok({"conversations": [_shown(conversation) for conversation in offload(database, load)]})
 
     @blueprint.post("/api/chat/read")
-    @describe("Move the caller's read marker of a conversation forward", access="visitor", params=READ_PARAMS)
+    @describe(
+        "Move the caller's read marker of a conversation forward",
+        access="visitor",
+        params=READ_PARAMS,
+        failures=("not_found",),
+    )
     def post_read() -> Response:
         caller = gatekeeper.caller()
         params = read_params(READ_PARAMS)
+        if not offload(database, is_open_to, caller.user_id, params):
+            raise ApiError("not_found")
         read_marks.mark(Reading(caller.user_id, caller.device, params["chatType"], params["peer_id"], params["seq"]))
         return ok("ok")
 
@@ -84,7 +104,7 @@ def make_blueprint(
                         raise ApiError("not_found")
                 return search.search(connection, caller.user_id, params["q"], before, params["limit"], shards)
 
-        page, more = offload(database, load)
+        page, more = offload_refusable(database, load)
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     return blueprint

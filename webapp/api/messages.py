@@ -7,7 +7,7 @@ import time
 from flask import Blueprint, Response, request
 
 from models.errors import StoreUnavailable
-from models.requests import Request, conversation_key, recall_id
+from models.requests import Request, conversation_key
 from schemas import envelope
 from schemas.answers import Accepted, Message, MessageState, Trace
 from schemas.messages import MESSAGE_PARAMS
@@ -43,6 +43,11 @@ def make_blueprint(
 
     def decided(caller: Caller, accepted: Request, wait: VerdictWait, seconds: float) -> Response:
         """Accept a request and answer with its verdict, or with 202 where none came in time."""
+        if seconds <= 0 and (accepted.client_msg_id is not None or accepted.kind == "recall"):
+            # Nobody waits for what a drain says to a repeat, so a verdict that stands is asked for.
+            standing = states.verdict_of(accepted)
+            if standing is not None:
+                return settled(caller, *standing)
         try:
             acceptor.accept(accepted)
         except StoreUnavailable as error:
@@ -51,9 +56,12 @@ def make_blueprint(
         if result is None:
             return answer(envelope.ok({"id": accepted.id, "status": "accepted"}), 202)
         verdict, body = result
-        if verdict.code is None and body is not None:
+        return settled(caller, verdict.code, body)
+
+    def settled(caller: Caller, code: str | None, body: bytes | None) -> Response:
+        if code is None and body is not None:
             return answer(envelope.ok_encoded(body), 200)
-        failure = FAILURES[verdict.code or "internal_error"]
+        failure = FAILURES[code or "internal_error"]
         text = failure.text(language_of_request(settings.language), role=caller.role)
         return answer(envelope.fail(failure.code, text), failure.status)
 
@@ -69,6 +77,7 @@ def make_blueprint(
             "message_too_large",
             "idempotency_conflict",
             "rate_limited",
+            "overloaded",
             "outcome_unknown",
             "internal_error",
         ),
@@ -78,7 +87,8 @@ def make_blueprint(
         limits.count_send(caller.user_id)
         with VerdictWait(registry) as wait:
             accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
-            seconds = 0.0 if "respond-async" in request.headers.get("Prefer", "") else settings.send_wait_seconds
+            prefers_async = "respond-async" in request.headers.get("Prefer", "").lower()
+            seconds = 0.0 if prefers_async else settings.send_wait_seconds
             return decided(caller, accepted, wait, seconds)
 
     @blueprint.post("/api/chat/revokeMessage")
@@ -90,10 +100,11 @@ def make_blueprint(
         also={202: Accepted()},
         failures=(
             "message_not_found",
-            "group_unavailable",
-            "not_member",
+            "group_not_found",
+            "not_in_group",
             "already_recalled",
             "recall_too_late",
+            "overloaded",
             "outcome_unknown",
             "internal_error",
         ),
@@ -104,7 +115,7 @@ def make_blueprint(
         conversation = conversation_key(params["chatType"], caller.user_id, params["to_id"])
         with VerdictWait(registry) as wait:
             accepted = Request(
-                id=recall_id(caller.user_id, conversation, params["id"]),
+                id=states.recall_id(caller.user_id, conversation, params["id"]),
                 kind="recall",
                 chat_type=params["chatType"],
                 sender_id=caller.user_id,

@@ -13,7 +13,7 @@ from models.database import Database
 from models.requests import Request
 from models.users import ACTIVE, Person
 from schemas.answers import many, one_of
-from schemas.params import InvalidParams
+from schemas.params import Fault, InvalidParams
 from schemas.profile import (
     GENDERS,
     PROFILE_FIELDS,
@@ -206,6 +206,10 @@ def offload_refusable(database: Database, run: Callable[[], Result]) -> Result:
     return result
 
 
+def _fault(text: str, en: str) -> InvalidParams:
+    return InvalidParams("fieldValue", Fault(f"{_VALUE_LABEL} {text}", f"`fieldValue` {en}"))
+
+
 def _checked(name: str, given: str) -> Any:
     """Return the value for a field of the profile. Raises ApiError with ORIG's refusals; InvalidParams."""
     if name == "username":
@@ -219,17 +223,21 @@ def _checked(name: str, given: str) -> Any:
             raise ApiError("invite_confirm_invalid")
         return int(given)
     if name == "avatar" and not is_address(given, is_path_allowed=True):
-        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值必须是 http(s) 链接或者以 / 开头的路径")
+        raise _fault(
+            "的值必须是 http(s) 链接或者以 / 开头的路径", "must be an http(s) address or a path that begins with /"
+        )
     if name == "gender" and given not in GENDERS:
         choices = "、".join(f"`{gender}`" for gender in GENDERS)
-        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值 `{given[:100]}` 必须在 [{choices}] 中")
+        raise _fault(
+            f"的值 `{given[:100]}` 必须在 [{choices}] 中", f"is `{given[:100]}`, which is none of {', '.join(GENDERS)}"
+        )
     if name in _MAX_TEXTS and len(given) > _MAX_TEXTS[name]:
-        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的长度 必须 在 1 和 {_MAX_TEXTS[name]} 之间")
+        raise _fault(f"的长度 必须 在 1 和 {_MAX_TEXTS[name]} 之间", f"must have 1 to {_MAX_TEXTS[name]} characters")
     if name == "website" and not is_address(given):
-        raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值必须是 http(s) 链接")
+        raise _fault("的值必须是 http(s) 链接", "must be an http(s) address")
     if name == "birthday":
         birthday = read_birthday(given)
         if birthday is None:
-            raise InvalidParams("fieldValue", f"{_VALUE_LABEL} 的值必须是 YYYY-MM-DD 形式的日期")
+            raise _fault("的值必须是 YYYY-MM-DD 形式的日期", "must be a date: YYYY-MM-DD")
         return birthday
     return given

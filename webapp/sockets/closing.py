@@ -7,6 +7,7 @@ from enum import IntEnum
 
 class CloseCode(IntEnum):
     NORMAL = 1000
+    FRAME_TOO_LARGE = 1009  # RFC 6455 section 7.4.1
     RESTARTING = 1012  # reconnect with jitter
     SESSION_ENDED = 4401  # log in again
     DISABLED = 4403  # stay away

@@ -31,7 +31,6 @@ _PAGE_ENTRIES = 500
 _WRITE_BYTES = 65_536
 _SLOW_SECONDS = 10.0  # a peer that takes no byte for so long is cut off
 _RETRY_SECONDS = 0.5
-_MAX_REFS = 1_000  # sends under way on one socket
 
 _HEARTBEAT = encode_frame(frames.HEARTBEAT)
 
@@ -68,6 +67,7 @@ class Connection:
         "epoch",
         "expires_at",
         "is_live",
+        "language",
         "marks",
         "name",
         "number",
@@ -78,6 +78,7 @@ class Connection:
         "transport",
         "unacknowledged",
         "user_id",
+        "waits",
         "written",
     )
 
@@ -94,6 +95,7 @@ class Connection:
         session_id: str,
         protocol: int,
         frame_max_bytes: int,
+        language: str = "zh",
         expires_at: float = math.inf,
         frame_rate: FrameRate | None = None,
     ) -> None:
@@ -105,6 +107,7 @@ class Connection:
         self.role = role
         self.device = device
         self.session_id = session_id
+        self.language = language  # of the texts it is told, as its handshake asked
         self.expires_at = expires_at  # seconds since 1970, of the newest token that this socket has shown
         self.protocol = protocol
         self.is_live = True  # False: a newer connection of the device gets the messages
@@ -113,6 +116,7 @@ class Connection:
         self.acknowledged = 0
         # Message id -> the client's names for the send, one per try of it, until its result is written.
         self.refs: dict[str, list[Any]] = {}
+        self.waits: set[int] = set()  # numbers under which the registry waits for their verdicts
         self.unacknowledged = Unacknowledged()  # of what is written, whose messages: for receipts
         self.marks: dict[str, int] = {}  # watermarks this socket was told (webapp/sockets/signals.py)
         self._settled: list[tuple[str, Any, bytes, int]] = []  # verdicts that came while the inbox was being read
@@ -238,6 +242,7 @@ class Connection:
         """Write a page, waiting where the peer is slower than we are. False: it took nothing for too long."""
         data = b""
         if page.first > self.written + 1:
+            counts.bounds["INBOX_MAX_ENTRIES"] += 1
             if self.protocol == 2:
                 data = encode_frame(frames.reset(self.epoch, self.written + 1, page.first - 1))
             self.written = page.first - 1
@@ -334,6 +339,7 @@ class Connection:
 
     def drop_slow(self) -> None:
         if self.transport.is_open:
+            counts.bounds["SOCKET_OUTBOX_MAX_BYTES"] += 1
             log.warning("socket_too_slow", user_id=self.user_id, unsent_bytes=self.transport.unsent_bytes)
             self.leave(CloseCode.TOO_SLOW)
 
@@ -370,12 +376,16 @@ class Connection:
         try:
             received = self._frames.feed(data)
         except ProtocolError as error:
+            if error.code == CloseCode.FRAME_TOO_LARGE:
+                counts.bounds["FRAME_MAX_BYTES"] += 1
+            counts.closed[str(error.code)] += 1
             self.transport.finish(encode_close(error.code, str(error)))
             return
         for opcode, payload in received:
             if opcode == Opcode.PONG:
                 self._on_pong(payload)
             elif not self._may_say_more():
+                counts.bounds["RATE_LIMIT_FRAMES"] += 1
                 log.warning("socket_floods", user_id=self.user_id, connection=self.name)
                 self.leave(CloseCode.TOO_MANY)
                 return
@@ -401,8 +411,10 @@ class Connection:
     def _on_closed(self) -> None:
         self._office.closed(self)
 
-    def can_take_send(self) -> bool:
-        return sum(map(len, self.refs.values())) < _MAX_REFS
+    @property
+    def undecided_count(self) -> int:
+        """How many sends of this socket have no result yet."""
+        return sum(map(len, self.refs.values()))
 
 
 def now_ms() -> int:

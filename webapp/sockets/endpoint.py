@@ -20,13 +20,14 @@ from webapp.tickets import Tickets
 
 log = structlog.get_logger()
 
-# ORIG 2.1: what a refused client reads before the close. Codes are the gatekeeper's.
+# ORIG 2.1: what a refused client reads before the close, where it is not the catalogue's. Codes are the gatekeeper's.
 _REFUSALS = {
     "token_missing": "缺少 token 参数",
     "token_expired": "token 已过期",
     "token_invalid": "Token 不合法",
     "user_disabled": "你已被管理员禁用",
 }
+_USER_MISSING = "用户不存在"
 _CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": CloseCode.TOO_MANY}
 
 
@@ -37,6 +38,10 @@ def add_route(
         ticket = request.args.get("ticket")
         return tickets.admit(ticket) if ticket else gatekeeper.admit(request.args.get("token"))
 
+    def text(code: str, zh: str | None) -> str:
+        chosen = language_of_request(language)
+        return zh if zh is not None and chosen == "zh" else FAILURES[code].text(chosen)
+
     @sock.route("/ws")  # type: ignore[untyped-decorator]
     def connect(server: Server) -> None:
         protocol = 2 if request.args.get("v") == "2" else 1
@@ -45,16 +50,20 @@ def add_route(
             caller = admit()
             wants_notices = protocol == 1 or request.args.get("notices") == "1"
             office.connect(
-                caller, transport, protocol, _resume() if protocol == 2 else None, wants_notices=wants_notices
+                caller,
+                transport,
+                protocol,
+                _resume() if protocol == 2 else None,
+                wants_notices=wants_notices,
+                language=language_of_request(language),
             )
         except ApiError as error:
             code = error.failure.code
-            _refuse(transport, protocol, code, "用户不存在" if isinstance(error, UserMissing) else _REFUSALS[code])
+            said = _USER_MISSING if isinstance(error, UserMissing) else _REFUSALS[code]
+            _refuse(transport, protocol, code, text(code, said))
         except ConnectionRefused as error:
             code = error.code
-            _refuse(
-                transport, protocol, code, _REFUSALS.get(code) or FAILURES[code].text(language_of_request(language))
-            )
+            _refuse(transport, protocol, code, text(code, _REFUSALS.get(code)), is_passing=error.is_passing)
         except ModelError as error:
             # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
             log.warning("socket_refused", reason="unavailable", error=str(error))
@@ -65,10 +74,13 @@ def add_route(
             transport.abort()
 
 
-def _refuse(transport: Transport, protocol: int, code: str, text: str) -> None:
-    """Say why, then close: without a code where the client knows none (ORIG 2.1)."""
+def _refuse(transport: Transport, protocol: int, code: str, text: str, *, is_passing: bool = False) -> None:
+    """Say why, then close: without a code where the client knows none (ORIG 2.1), without a frame where it should return."""
     transport.start(lambda _: None, lambda: None)  # so that it hears the peer's end
     transport.write(encode_frame(frames.failure(code, text)))
+    if is_passing and protocol == 1:
+        transport.finish(b"")
+        return
     transport.finish(encode_close(_CLOSE_CODES.get(code, CloseCode.SESSION_ENDED) if protocol == 2 else None))
 
 

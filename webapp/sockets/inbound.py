@@ -9,10 +9,10 @@ import gevent
 import orjson
 import structlog
 
-from models.errors import ModelError, StoreUnavailable
+from models.errors import ModelError, Overloaded, StoreUnavailable
 from models.store.bus import Verdict
 from schemas import frames
-from schemas.params import InvalidParams
+from schemas.params import Fault, InvalidParams
 from settings import Settings
 from webapp.auth import Caller, Gatekeeper
 from webapp.counts import counts
@@ -27,6 +27,9 @@ from webapp.sockets.registry import Registry
 log = structlog.get_logger()
 
 _MAX_REF_CHARACTERS = 64
+_BAD_REF = Fault("ref 必须是不超过 64 个字符的文本或数字", "`ref` must be a text or a number of at most 64 characters")
+_NO_CLIENT_ID = Fault("客户端消息编号不能为空", "`clientMsgId` is missing")
+_BAD_TOKEN = Fault("Token 不合法", FAILURES["token_invalid"].en)  # ORIG 2.1
 
 
 class Inbound:
@@ -80,7 +83,7 @@ class Inbound:
             caller = self._gatekeeper.admit(token)
         except ApiError as error:
             # ORIG A12: silence would keep a dead session's socket open.
-            connection.send_text(frames.failure(error.failure.code, "Token 不合法"))
+            connection.send_text(frames.failure(error.failure.code, _told(_BAD_TOKEN, connection)))
             connection.end(CloseCode.SESSION_ENDED)
         except ModelError as error:
             log.warning("heartbeat_unchecked", user_id=connection.user_id, error=str(error))
@@ -94,18 +97,17 @@ class Inbound:
         ref, message = frame.get("ref"), frame.get("message")
         if not (ref is None or isinstance(ref, int | float | str)) or len(str(ref)) > _MAX_REF_CHARACTERS:
             # It is kept until the verdict and written back then: what orjson reads is not all that it can write.
-            connection.send_text(frames.send_failed(None, None, "invalid", "ref 必须是不超过 64 个字符的文本或数字"))
+            connection.send_text(frames.send_failed(None, None, "invalid", _told(_BAD_REF, connection)))
             return
-        if not isinstance(message, dict) or not message.get("clientMsgId"):
-            connection.send_text(frames.send_failed(ref, None, "invalid", "客户端消息编号不能为空"))
+        if not isinstance(message, dict) or message.get("clientMsgId") in (None, ""):
+            connection.send_text(frames.send_failed(ref, None, "invalid", _told(_NO_CLIENT_ID, connection)))
             return
-        if not connection.can_take_send():
+        if connection.undecided_count >= self._settings.socket_max_undecided:
+            counts.bounds["SOCKET_MAX_UNDECIDED"] += 1
             counts.failures["too_many_sends"] += 1
-            connection.send_text(
-                frames.send_failed(ref, None, "too_many_sends", self._text("too_many_sends", connection))
-            )
+            connection.send_text(frames.send_failed(ref, None, "too_many_sends", _text("too_many_sends", connection)))
             return
-        wait = self._registry.open_wait(lambda verdict, body: self._settle(connection, ref, verdict, body))
+        wait = self._registry.open_wait(lambda verdict, body: self._settle(connection, wait, ref, verdict, body))
         caller = Caller(connection.user_id, "", connection.role, connection.device, connection.session_id, 0)
         try:
             request = build_send(caller, self._settings, (self._process_id, wait), message)
@@ -113,22 +115,27 @@ class Inbound:
             self._registry.close_wait(wait)
             code = error.failure.code if isinstance(error, ApiError) else "invalid"
             counts.failures[code] += 1
-            text = error.text if isinstance(error, InvalidParams) else self._text(code, connection)
+            text = error.told(connection.language) if isinstance(error, InvalidParams) else _text(code, connection)
             connection.send_text(frames.send_failed(ref, None, code, text))
             return
         connection.refs.setdefault(request.id, []).append(ref)
+        connection.waits.add(wait)
 
         def give_up(code: str) -> None:
             counts.failures[code] += 1
             self._registry.close_wait(wait)
+            connection.waits.discard(wait)
             connection.take_ref(request.id, ref)
-            connection.send_text(frames.send_failed(ref, request.id, code, self._text(code, connection)))
+            connection.send_text(frames.send_failed(ref, request.id, code, _text(code, connection)))
 
         def counted(may_pass: bool) -> None:
-            if may_pass:
-                self._acceptor.submit(request, accepted)
-            else:
+            if not may_pass:
                 give_up("rate_limited")
+                return
+            try:
+                self._acceptor.submit(request, accepted)
+            except Overloaded:
+                give_up("overloaded")
 
         def accepted(_: None, error: StoreUnavailable | None) -> None:
             if error is not None:
@@ -137,19 +144,25 @@ class Inbound:
         # Answers come in the order of the questions, so sends stay in order.
         self._limits.ask_send(connection.user_id, counted)
 
-    def _settle(self, connection: Connection, ref: Any, verdict: Verdict, body: bytes | None) -> None:
+    def _settle(self, connection: Connection, wait: int, ref: Any, verdict: Verdict, body: bytes | None) -> None:
+        connection.waits.discard(wait)
         if verdict.code is None and body is not None:
             connection.settle(verdict.message_id, ref, body, verdict.cursor)
             return
         connection.take_ref(verdict.message_id, ref)
         code = verdict.code or "internal_error"
-        connection.send_text(frames.send_failed(ref, verdict.message_id, code, self._text(code, connection)))
+        connection.send_text(frames.send_failed(ref, verdict.message_id, code, _text(code, connection)))
 
     def refuse(self, user_id: int, device: str, message_id: str, code: str) -> None:
         """Tell the device's socket that a send of its was refused, unless it was sent over that very socket."""
         for connection in self._registry.of_user(user_id):
             if connection.protocol == 2 and connection.device == device and message_id not in connection.refs:
-                connection.send_text(frames.send_failed(None, message_id, code, self._text(code, connection)))
+                connection.send_text(frames.send_failed(None, message_id, code, _text(code, connection)))
 
-    def _text(self, code: str, connection: Connection) -> str:
-        return FAILURES[code].text(self._settings.language, role=connection.role)
+
+def _told(fault: Fault, connection: Connection) -> str:
+    return fault.en if connection.language == "en" else fault
+
+
+def _text(code: str, connection: Connection) -> str:
+    return FAILURES[code].text(connection.language, role=connection.role)

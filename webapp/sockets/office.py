@@ -28,7 +28,7 @@ from webapp.services import Redis, offload
 from webapp.session_ends import Cause
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.connection import Connection, now_ms
-from webapp.sockets.frame_rate import parse_frame_rate
+from webapp.sockets.frame_rate import ConnectRate, parse_frame_rate
 from webapp.sockets.greetings import forced_logout_frame, greeting_frames
 from webapp.sockets.registry import Registry
 from webapp.sockets.transport import Transport
@@ -54,11 +54,15 @@ class Resume:
 
 
 class ConnectionRefused(Exception):
-    """A connection cannot be opened. `code` is one of the catalogue of failures."""
+    """A connection cannot be opened. `code` is one of the catalogue of failures.
 
-    def __init__(self, code: str) -> None:
+    is_passing: it is our moment, not the client, that is wrong, so that one of protocol 1 should come back by itself
+    """
+
+    def __init__(self, code: str, *, is_passing: bool = False) -> None:
         super().__init__(code)
         self.code = code
+        self.is_passing = is_passing
 
 
 class SocketOffice:
@@ -82,6 +86,7 @@ class SocketOffice:
         self._devices = devices
         devices.on_new = self._checkpoint_soon
         self._frame_rate = parse_frame_rate(settings.rate_limit_frames)
+        self._connect_rate = ConnectRate(parse_frame_rate(settings.rate_limit_connects))
         self.receive = receive
         self._acknowledged: set[Connection] = set()  # positions that rose, not yet told to Redis
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
@@ -104,12 +109,20 @@ class SocketOffice:
     # Opening and closing
 
     def connect(
-        self, caller: Caller, transport: Transport, protocol: int, resume: Resume | None, *, wants_notices: bool
+        self,
+        caller: Caller,
+        transport: Transport,
+        protocol: int,
+        resume: Resume | None,
+        *,
+        wants_notices: bool,
+        language: str = "zh",
     ) -> None:
         """Open a connection and write what its device lacks. Returns when it is live.
 
         Raises ConnectionRefused, ModelError.
         """
+        self._check_room(caller.user_id)
         number = self._registry.next_number()
         connection = Connection(
             self,
@@ -120,6 +133,7 @@ class SocketOffice:
             role=caller.role,
             device=caller.device,
             session_id=caller.session_id,
+            language=language,
             expires_at=caller.expires_at,
             protocol=protocol,
             frame_max_bytes=self._settings.frame_max_bytes,
@@ -135,6 +149,8 @@ class SocketOffice:
             self.closed(connection)
             raise
         start, gap = _starting_point(connected, resume)
+        if connected.base > (connected.acknowledged if resume is None else resume.cursor):
+            counts.bounds["INBOX_MAX_ENTRIES"] += 1
         opening = self._opening(connection, connected, gap) + (self._greetings(caller) if wants_notices else b"")
         connection.begin(connected.epoch, connected.acknowledged, start, opening)
         for follow in self.on_open:
@@ -144,6 +160,16 @@ class SocketOffice:
                 self._note_resumed(connection, connected.acknowledged, start)
             connection.acknowledge(start)
         connection.catch_up()
+
+    def _check_room(self, user_id: int) -> None:
+        """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may."""
+        bound = "RATE_LIMIT_CONNECTS"
+        if self._connect_rate.admits(user_id):
+            if len(self._registry) < self._settings.web_max_connections:
+                return
+            bound = "WEB_MAX_CONNECTIONS"
+        counts.bounds[bound] += 1
+        raise ConnectionRefused("too_many_connections", is_passing=True)
 
     def _note_resumed(self, connection: Connection, acknowledged: int, start: int) -> None:
         """Note what an earlier connection has written and this one is to acknowledge, for the receipts of it."""
@@ -194,6 +220,7 @@ class SocketOffice:
                 self._devices.register(user_id, device)
             elif connected.outcome == "full":
                 if not self._forget_dead(user_id):
+                    counts.bounds["SOCKETS_PER_USER"] += 1
                     raise ConnectionRefused("too_many_connections")
             elif not self._stands(connection):
                 raise ConnectionRefused("token_invalid")
@@ -224,6 +251,8 @@ class SocketOffice:
     def closed(self, connection: Connection) -> None:
         self._registry.remove(connection)
         self._acknowledged.discard(connection)
+        for wait in connection.waits:
+            self._registry.close_wait(wait)  # a verdict that was lost would keep it, and this connection, for ever
         forget = presence.disconnect_command(connection.user_id, connection.device, connection.name)
 
         def hand_back(answer: bytes | None) -> None:

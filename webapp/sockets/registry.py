@@ -19,6 +19,7 @@ class Registry:
         self._connections: dict[int, dict[int, Connection]] = {}  # user -> number -> connection
         self._waits: dict[int, OnVerdict] = {}
         self._numbers = itertools.count(1)
+        self._connection_count = 0
 
     # Connections
 
@@ -27,6 +28,7 @@ class Registry:
 
     def add(self, connection: Connection) -> None:
         counts.sockets[connection.protocol] += 1
+        self._connection_count += 1
         self._connections.setdefault(connection.user_id, {})[connection.number] = connection
 
     def remove(self, connection: Connection) -> None:
@@ -35,6 +37,7 @@ class Registry:
         if mine is None or mine.pop(connection.number, None) is None:
             return
         counts.sockets[connection.protocol] -= 1
+        self._connection_count -= 1
         if not mine:
             del self._connections[connection.user_id]
 
@@ -53,7 +56,7 @@ class Registry:
             yield from self.of_user(user_id)
 
     def __len__(self) -> int:
-        return sum(map(len, self._connections.values()))
+        return self._connection_count
 
     # Verdicts
 

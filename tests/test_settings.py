@@ -1,0 +1,82 @@
+"""Settings: what the environment may say, and what is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from settings import Settings, SettingsError, load_settings
+
+
+def _load(monkeypatch: pytest.MonkeyPatch, folder: Path, **environment: str) -> Settings:
+    for name in ("LANGUAGE", "JWT_SECRET", "HONGYAN_ENV", "FLOWER_BASIC_AUTH", "MEDIA_URL", "HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATA_DIR", str(folder))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "language"),
+    [
+        ("zh", "zh"),
+        ("en", "en"),
+        ("", "zh"),
+        ("en_US:en", "en"),
+        ("en_GB.UTF-8", "en"),
+        ("zh_CN:zh", "zh"),
+        ("de_DE:en_US:en", "en"),
+        ("de_DE:de", "zh"),
+    ],
+)
+def test_a_desktops_language_is_understood(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, language: str
+) -> None:
+    """LANGUAGE is gettext's too: on a desktop it is a list of locales, and nothing may fail to start because of it."""
+    assert _load(monkeypatch, tmp_path, LANGUAGE=value).language == language
+
+
+def test_a_language_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="LANGUAGE"):
+        _load(monkeypatch, tmp_path, LANGUAGE="klingon")
+
+
+@pytest.mark.parametrize("secret", ["secret", "a" * 31])
+def test_production_refuses_a_weak_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secret: str) -> None:
+    """A development system takes it."""
+    with pytest.raises(SettingsError, match="JWT_SECRET"):
+        _load(monkeypatch, tmp_path, HONGYAN_ENV="production", JWT_SECRET=secret)
+    assert _load(monkeypatch, tmp_path, JWT_SECRET=secret).jwt_secret == secret
+
+
+def test_production_takes_a_generated_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = _load(monkeypatch, tmp_path, HONGYAN_ENV="production")
+
+    assert settings.production
+    assert (tmp_path / "jwt_secret").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("credentials", ["nopassword", "user:", ":password", "user:pass,word"])
+def test_flower_is_never_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: str) -> None:
+    """Flower would take what follows a comma for somebody else's credentials."""
+    with pytest.raises(SettingsError, match="FLOWER_BASIC_AUTH"):
+        _load(monkeypatch, tmp_path, FLOWER_BASIC_AUTH=credentials)
+
+
+@pytest.mark.parametrize("value", ["https://cdn.example/m", "https://cdn.example/m/"])
+def test_the_base_of_icons_ends_with_a_slash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
+    assert _load(monkeypatch, tmp_path, MEDIA_URL=value).media_url == "https://cdn.example/m/"
+
+
+def test_an_empty_host_opens_no_other_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _load(monkeypatch, tmp_path, HOST="").host == "127.0.0.1"
+
+
+def test_an_empty_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would be the working directory else, and the secrets among the sources."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", "")
+
+    assert load_settings().data_dir == tmp_path / "var"
