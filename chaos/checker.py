@@ -586,10 +586,14 @@ def _figures(run: _Run, excused: set[str]) -> Figures:
     outcomes = Counter("socket" if s.outcome == "accepted200" and s.via == "socket" else s.outcome for s in tries)
     firsts = [sighting for view in run.views for sighting in view.sightings if not sighting.is_own]
     quiet = _quiet_spans(run)
+    # Whoever is away, reads slowly or answers no pings waits for his messages by his own doing.
+    peculiar = {place for place, joined in run.joined.items() if joined.traits or joined.kind != "good"}
     delays = sorted(
         first.t - run.sends[first.text].started
         for first in firsts
-        if first.text in run.sends and _is_within(quiet, run.sends[first.text].started, first.t)
+        if first.text in run.sends
+        and (first.user, first.device) not in peculiar
+        and _is_within(quiet, run.sends[first.text].started, first.t)
     )
     connections = {
         (sighting.user, sighting.device, sighting.connection_no, sighting.message_id)
@@ -629,7 +633,8 @@ def _quiet_spans(run: _Run) -> tuple[list[float], list[float]] | None:
         return None
     starts, ends = [float("-inf")], []
     for fault in sorted(run.faults, key=lambda fault: fault.t_start):
-        start, end = fault.t_start - 0.2, fault.t_end + LIMIT_SECONDS / 2
+        after = _CUT_SECONDS if fault.kind == "half open" else LIMIT_SECONDS / 2
+        start, end = fault.t_start - 0.2, fault.t_end + after
         if start > starts[-1]:
             ends.append(start)
             starts.append(end)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from chaos.checker import Verdict
-from chaos.history import Event, Fault, Phase, Received, Sent
+from chaos.history import Event, Fault, Joined, Phase, Received, Sent
 from chaos.plan import FAULT_KINDS
 from chaos.recovery import LIMIT_SECONDS
 
@@ -74,6 +74,8 @@ def draw(history: Iterable[Event], verdict: Verdict, title: str) -> str:
         *_heading(verdict, title),
     ]
     bottom = lanes_top + len(lanes) * _LANE_HEIGHT
+    for row in range(0, len(lanes), 2):
+        parts.append(_rect(40, lanes_top + row * _LANE_HEIGHT, x.end - 40, _LANE_HEIGHT, "#f5f7fa"))
     for fault in faults:  # faint, behind everything: where a curve bends, the eye finds why
         start = x(fault.t_start - begin)
         width = max(1.2, x(fault.t_end - begin) - start)
@@ -92,7 +94,9 @@ def draw(history: Iterable[Event], verdict: Verdict, title: str) -> str:
     parts += [_curve(x, y, rates.sent, _SENT)]
     parts += _legend(tops[0], [(_SENT, "sends accepted"), (_DELIVERED, "deliveries, first sightings")])
 
-    parts += _plot(x, tops[1], "send to receipt", "seconds, by second sent", [0.01, 0.1, 1, 10], 30.0, low=0.003)
+    parts += _plot(
+        x, tops[1], "send to receipt", "seconds; devices that are online and read", [0.01, 0.1, 1, 10], 30.0, low=0.003
+    )
     y = _Axis(0.003, 30.0, tops[1] + _PLOT_HEIGHT, tops[1], is_log=True)
     parts += [_curve(x, y, rates.median, _MEDIAN), _curve(x, y, rates.tail, _TAIL)]
     parts += _legend(tops[1], [(_MEDIAN, "median"), (_TAIL, "99th percentile")])
@@ -121,6 +125,8 @@ class _Rates:
                 if event.is_accepted and event.text not in accepted_at:
                     accepted_at[event.text] = event.t_end
                     self._count(self.sent, event.t_end - begin)
+        # Whoever is away, reads slowly or answers no pings waits by his own doing.
+        peculiar = {(event.user, event.device) for event in events if isinstance(event, Joined) and event.traits}
         seen: set[tuple[int, str, str]] = set()
         delays: defaultdict[int, list[float]] = defaultdict(list)
         changes: list[tuple[float, int]] = []
@@ -130,7 +136,7 @@ class _Rates:
                 continue
             seen.add(key)
             self._count(self.delivered, event.t - begin)
-            if event.text in first_try:
+            if event.text in first_try and key[:2] not in peculiar:
                 delays[int(first_try[event.text] - begin)].append(event.t - first_try[event.text])
             if event.text in accepted_at:
                 changes += [(min(accepted_at[event.text], event.t), 1), (event.t, -1)]
@@ -227,8 +233,6 @@ def _lanes(
         place += 48 + 6.4 * len(name)
     for row, kind in enumerate(lanes):
         y = top + row * _LANE_HEIGHT
-        if row % 2 == 0:
-            parts.append(_rect(40, y, x.end - 40, _LANE_HEIGHT, "#f8fafc"))
         parts.append(_text(_LEFT - 8, y + 13.5, kind, size=11.5, colour=_colour(kind), anchor="end", weight=600))
     for recovery in verdict.recoveries:
         if not recovery.seconds:

@@ -57,7 +57,7 @@ class Applier:
         news = News()
         appends: dict[tuple[int, int], inbox.Appends] = {}
         written: dict[tuple[int, int], list[_Written]] = {}
-        cursors: dict[str, int] = {}
+        cursors: dict[str, tuple[int, str]] = {}
         self._append_to_groups(decided)
         for shard, outcomes in decided.items():
             for outcome in _each_once(outcomes):
@@ -133,7 +133,7 @@ class Applier:
                 answers[index] = inbox.Appended.parse(answer)
         return answers
 
-    def _note_verdicts(self, news: News, outcomes: Sequence[Outcome], cursors: Mapping[str, int]) -> None:
+    def _note_verdicts(self, news: News, outcomes: Sequence[Outcome], cursors: Mapping[str, tuple[int, str]]) -> None:
         refused: list[Outcome] = []
         for outcome in outcomes:
             if outcome.code is not None and outcome.request.kind == "send":
@@ -143,8 +143,8 @@ class Applier:
             process_id, wait = outcome.request.reply_to
             publication = news.of(process_id)
             place = publication.place(outcome.sender_body) if outcome.code is None else -1
-            cursor = cursors.get(outcome.request.id, 0)
-            publication.verdicts.append(bus.Verdict(wait, outcome.request.id, outcome.code, place, cursor))
+            cursor, epoch = cursors.get(outcome.request.id, (0, ""))
+            publication.verdicts.append(bus.Verdict(wait, outcome.request.id, outcome.code, place, cursor, epoch))
         if refused:
             self._note_refusals(news, refused)
 
@@ -186,7 +186,7 @@ def _note_deliveries(
     append: inbox.Appends,
     answer: inbox.Appended,
     entries: Sequence[_Written],
-    cursors: dict[str, int],
+    cursors: dict[str, tuple[int, str]],
 ) -> None:
     if answer.epoch is None:
         # Emptied again within a millisecond. The batch is done over, from the rows that stand.
@@ -195,7 +195,7 @@ def _note_deliveries(
     for entry, cursor in zip(entries, answer.cursors, strict=True):
         request = entry.outcome.request
         if entry.is_own:
-            cursors[request.id] = cursor
+            cursors[request.id] = (cursor, answer.epoch)
         for process_id in live:
             publication = news.of(process_id)
             place = publication.place(entry.body) if cursor else -1

@@ -37,6 +37,7 @@ class Verdict(NamedTuple):
     code: str | None
     body: int
     cursor: int  # of the sender's own inbox entry, 0 where unknown
+    epoch: str = ""  # of the inbox that the cursor is of
 
 
 class Refusal(NamedTuple):

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
+import gevent
 import pytest
 
 from models.store.inbox import Entry, Page
@@ -139,3 +140,29 @@ def test_what_the_inbox_lost_behind_a_connection_is_marked(
     (reset,) = re.findall(rb'\{"type":"reset"[^}]*\}', written)
     assert {key: json.loads(reset)[key] for key in ("epoch", "from", "to")} == {"epoch": _EPOCH, "from": 1, "to": 3}
     assert re.findall(rb'"cursor":(\d)', written.partition(reset)[2]) == [b"4", b"5"]
+
+
+def test_a_result_of_another_epoch_is_no_entry_of_this_one(
+    opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Redis lost its data and presence with it, so nobody told this socket: results came with low cursors of the new inbox,
+    which counted as shown, ahead of entries that were not. The verdict is told, and the client comes back for the rest."""
+    office, connection = opened
+    _, theirs = pair
+    for cursor in (1, 2, 3):
+        connection.deliver(_EPOCH, cursor, b'{"number":%d}' % cursor)
+    connection.refs["m"] = ["r"]
+    office.inbox = Page("e2", 2, 0, 1, [])
+
+    connection.settle("m", "r", b'{"number":4}', 2, "e2")
+    gevent.sleep(0.05)
+
+    data = b""
+    while chunk := theirs.recv(65_536):
+        data += chunk
+        if b"\x03\xf4" in data:  # 1012, server restarting: reconnect
+            break
+    result = json.loads(data[data.index(b'{"type":"sendResult"') : data.index(b"\x88", data.index(b"sendResult"))])
+    assert result["ref"] == "r"
+    assert "cursor" not in result
+    assert b"\x03\xf4" in data

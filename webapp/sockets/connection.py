@@ -119,7 +119,7 @@ class Connection:
         self.waits: set[int] = set()  # numbers under which the registry waits for their verdicts
         self.unacknowledged = Unacknowledged()  # of what is written, whose messages: for receipts
         self.marks: dict[str, int] = {}  # watermarks this socket was told (webapp/sockets/signals.py)
-        self._settled: list[tuple[str, Any, bytes, int]] = []  # verdicts that came while the inbox was being read
+        self._settled: list[tuple[str, Any, bytes, int, str]] = []  # verdicts that came while the inbox was being read
         self._newest = 0  # newest cursor heard of
         self._is_reading = True  # until `catch_up` is through: what is published meanwhile is read from the inbox
         self._frames = FrameReader(frame_max_bytes)
@@ -166,11 +166,20 @@ class Connection:
         self._newest = max(self._newest, cursor) if epoch == self.epoch else self._newest
         self._read_soon()
 
-    def settle(self, message_id: str, ref: Any, body: bytes, cursor: int) -> None:
-        """Write the result of a send whose entry this socket does not get, or got long ago. Not before the inbox is read."""
-        if self._is_reading or cursor > self.written:
+    def settle(self, message_id: str, ref: Any, body: bytes, cursor: int, epoch: str = "") -> None:
+        """Write the result of a send whose entry this socket does not get, or got long ago. Not before the inbox is read.
+
+        epoch: of the inbox that the cursor is of; empty where it is unknown
+        """
+        if epoch and epoch != self.epoch:
+            # The inbox was lost, and nobody may have told us: presence was lost with it. A low cursor of the new one is
+            # nothing that was shown here, so the client gets its verdict without, and comes back for the rest.
+            if self.take_ref(message_id, ref):
+                self.send_text(frames.send_result(ref, message_id, body, 0))
+            self._read_soon()
+        elif self._is_reading or cursor > self.written:
             # Its cursor must not pass entries that this socket was not told of: they are read first.
-            self._settled.append((message_id, ref, body, cursor))
+            self._settled.append((message_id, ref, body, cursor, epoch))
             self._read_soon()
         elif self.take_ref(message_id, ref):
             self.send_text(frames.send_result(ref, message_id, body, cursor))
@@ -221,8 +230,8 @@ class Connection:
                 break
         self._is_reading = False
         settled, self._settled = self._settled, []
-        for message_id, ref, body, cursor in settled:
-            self.settle(message_id, ref, body, cursor if cursor <= self.written else 0)
+        for message_id, ref, body, cursor, epoch in settled:
+            self.settle(message_id, ref, body, cursor if cursor <= self.written else 0, epoch)
 
     @property
     def is_greeted(self) -> bool:

@@ -147,7 +147,7 @@ class Inbound:
     def _settle(self, connection: Connection, wait: int, ref: Any, verdict: Verdict, body: bytes | None) -> None:
         connection.waits.discard(wait)
         if verdict.code is None and body is not None:
-            connection.settle(verdict.message_id, ref, body, verdict.cursor)
+            connection.settle(verdict.message_id, ref, body, verdict.cursor, verdict.epoch)
             return
         connection.take_ref(verdict.message_id, ref)
         code = verdict.code or "internal_error"
