@@ -1,7 +1,7 @@
 # Everything runs from .venv, which is made on first use and brought up to date when a lock file changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test chaos fuzz mutants lint format venv lock clean
+.PHONY: help run demo test fairness chaos fuzz mutants lint format venv lock clean
 
 PY := .venv/bin/python
 
@@ -27,6 +27,8 @@ demo: .venv-run ## fill the running system with demo users, friends, a group and
 
 test: .venv-dev ## run all tests
 	$(PY) -m pytest -n 3 --dist loadfile -m "not alone"
+
+fairness: .venv-dev ## measure whether some who misbehave slow the others down; wants a machine of its own
 	$(PY) -m pytest -m alone
 
 # Only what stands on make's command line: a run must never meet the database that the environment names. Exported, so that

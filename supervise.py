@@ -83,8 +83,9 @@ def main() -> int:
 
 
 def _run(settings: Settings, stop: _StopSignals) -> int:
-    _end_leftovers(settings)
-    _check_ports(settings)
+    # A process that was killed may hold its port a little longer than its entry in /proc tells what it was.
+    patience_seconds = 1.0 if _end_leftovers(settings) else 0.0
+    _check_ports(settings, patience_seconds)
     programs = [*_redis_programs(settings), *app_programs(settings)]
     environment = _environment(settings)
     (settings.data_dir / "log").mkdir(mode=0o700, exist_ok=True)
@@ -258,20 +259,23 @@ def _only_instance(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _end_leftovers(settings: Settings) -> None:
-    """Kill what an earlier run on this DATA_DIR left behind. Only called while we hold its lock.
+def _end_leftovers(settings: Settings) -> bool:
+    """Kill what an earlier run on this DATA_DIR left behind; return whether there was any. Call it holding its lock.
 
     Killing is safe at any moment, and the only thing that helps against a process that hangs. Needs /proc; where there
     is none, a leftover shows as a taken port.
     """
     deadline = time.monotonic() + 5.0
+    was_any = False
     while leftovers := _leftovers(settings):
+        was_any = True
         for pid in leftovers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             raise StartRefused(f"processes of an earlier run do not end: {', '.join(map(str, leftovers))}")
         time.sleep(_POLL_SECONDS / 2)
+    return was_any
 
 
 def _leftovers(settings: Settings) -> list[int]:
@@ -292,22 +296,34 @@ def _leftovers(settings: Settings) -> list[int]:
     return found
 
 
-def _check_ports(settings: Settings) -> None:
+def _check_ports(settings: Settings, patience_seconds: float) -> None:
+    """Raises StartRefused: a port is still taken after so long."""
+    deadline = time.monotonic() + patience_seconds
     if settings.port == settings.flower_port:
         raise StartRefused(f"PORT and FLOWER_PORT are both {settings.port}: set one of them to another port")
     for name, host, port in (
         ("PORT", settings.host, settings.port),
         ("FLOWER_PORT", "127.0.0.1", settings.flower_port),
     ):
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except socket.gaierror as error:
-            raise StartRefused(f"HOST is not an address of this machine: {host!r} ({error.strerror})") from error
-        except OSError as error:
-            raise StartRefused(f"cannot listen on {host}:{port} ({error.strerror}): free it or set {name}") from error
+        while (error := _try_port(host, port)) is not None:
+            if time.monotonic() >= deadline:
+                reason = f"cannot listen on {host}:{port} ({error.strerror}): free it or set {name}"
+                raise StartRefused(reason) from error
+            time.sleep(_POLL_SECONDS / 2)
+
+
+def _try_port(host: str, port: int) -> OSError | None:
+    """Return why nobody can listen there, None where one can. Raises StartRefused: the host is no address of ours."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror as error:
+        raise StartRefused(f"HOST is not an address of this machine: {host!r} ({error.strerror})") from error
+    except OSError as error:
+        return error
+    return None
 
 
 def _raise_open_files_limit() -> None:
