@@ -65,10 +65,13 @@ class Gatekeeper:
         caller = self.admit(token_of(request))
         description = description_of(current_app.view_functions.get(request.endpoint or ""))
         access = description.access if description is not None else "user"
-        if caller.role == "visitor" and access not in ("anyone", "visitor"):
+        is_visitor = caller.role == "visitor"
+        if access == "administrator":
+            # Telling a visitor to log in would say that there is something.
+            if is_visitor or not offload(self._database, self._is_administrator, caller.user_id):
+                raise ApiError("not_found")
+        elif is_visitor and access not in ("anyone", "visitor"):
             raise ApiError("visitors_excluded")
-        if access == "administrator" and not offload(self._database, self._is_administrator, caller.user_id):
-            raise ApiError("not_found")
         return caller
 
     def _is_administrator(self, user_id: int) -> bool:

@@ -15,7 +15,7 @@ from models import administration
 from models.database import Database
 from models.users import ACTIVE
 from schemas.admin import GROUP_STATUS_PARAMS, RELATION_STATUS_PARAMS, USER_STATUS_PARAMS
-from webapp.auth import Caller, Gatekeeper
+from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
@@ -27,17 +27,6 @@ log = structlog.get_logger()
 
 def make_blueprint(gatekeeper: Gatekeeper, database: Database, session_ends: SessionEnds) -> Blueprint:
     blueprint = Blueprint("admin", __name__)
-
-    def administrator() -> Caller:
-        """Return the administrator who calls. Raises ApiError with not_found, and as `Gatekeeper.admit`."""
-        try:
-            return gatekeeper.caller()
-        except ApiError as error:
-            if (
-                error.failure.code == "visitors_excluded"
-            ):  # telling a visitor to log in would say that there is something
-                raise ApiError("not_found") from error
-            raise
 
     def change(operation: Callable[[Connection], bool]) -> None:
         """Run a change as one transaction. Raises ApiError with not_found."""
@@ -57,7 +46,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, session_ends: Ses
         failures=("not_found", "cannot_disable_self"),
     )
     def post_user_status(id: str) -> Response:
-        caller = administrator()
+        caller = gatekeeper.caller()
         params = read_params(USER_STATUS_PARAMS)
         user_id, status = params["id"], params["status"]
         if user_id == caller.user_id and status != ACTIVE:
@@ -77,7 +66,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, session_ends: Ses
         failures=("not_found",),
     )
     def post_relation_status() -> Response:
-        caller = administrator()
+        caller = gatekeeper.caller()
         params = read_params(RELATION_STATUS_PARAMS)
         owner_id, friend_id, status = params["user_id"], params["friend_id"], params["status"]
         change(lambda connection: administration.set_relation_status(connection, owner_id, friend_id, status))
@@ -98,7 +87,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, session_ends: Ses
         failures=("not_found",),
     )
     def post_group_status(id: str) -> Response:
-        caller = administrator()
+        caller = gatekeeper.caller()
         params = read_params(GROUP_STATUS_PARAMS)
         group_id, status = params["id"], params["status"]
         change(lambda connection: administration.set_group_status(connection, group_id, status))
