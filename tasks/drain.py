@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -21,7 +21,7 @@ from models.errors import FenceLost, ModelError
 from models.facts import Facts
 from models.requests import Request, decode, shard_of
 from models.store import outbox
-from models.store.connection import Client, run
+from models.store.connection import Client, Command, run
 from settings import Settings
 from tasks.apply import Applier, News
 from tasks.decide import Decider, Outcome
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _MAX_FAILURES = 3
 _MAX_NOTICES_SWEPT = 500
+_SUCCESSION_SECONDS = 0.05  # before a drain leaves: Celery needs some milliseconds to bring a bell to a worker
 
 
 @dataclass(slots=True)
@@ -63,35 +64,42 @@ class Drain:
         self._token = ""
         self._fences: dict[int, int] = {}  # shard -> our fence, for the shards whose lease is ours
         self._renew_at = 0.0
+        self._pops: list[Command] = []  # of what is settled: they go out with the next look
+        self._doorbell = outbox.Doorbell(client)
+        self.has_successor = False  # whether the last run has rung for one
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # request id -> how often it failed alone
 
-    def run(self) -> dict[str, int]:
+    def run(self, ring_for_successor: Callable[[], None] = lambda: None) -> dict[str, int]:
         """Serve the outbox until it stays empty for the linger time, or the longest stay is over.
 
-        Returns {decided, refused, batches}. Raises StoreUnavailable, DatabaseUnavailable: what was not popped stays.
+        ring_for_successor: called a moment before a drain with work at hand leaves, so that another is there already
+        when it does. Returns {decided, refused, batches}. Raises StoreUnavailable, DatabaseUnavailable: what was not
+        popped stays.
         """
-        self._token, self._fences, self._counts = uuid.uuid4().hex, {}, Counter()
+        self._token, self._fences, self._pops, self._counts = uuid.uuid4().hex, {}, [], Counter()
+        self.has_successor = False
         self._decider.forget_order()
         leave_at = time.monotonic() + self._settings.drain_max_seconds
-        doorbell = outbox.Doorbell(self._client)
         try:
-            doorbell.listen()
+            self._doorbell.open()
             outbox.answer_bell(self._client)
             self._sweep_notices()
+            batch = self._read()
             while True:
-                batch = self._read()
                 if batch:
                     self._settle(batch)
                 left = leave_at - time.monotonic()
                 if left <= 0:
                     break
-                # Having served nobody, a drain leaves at once: it was a bell too many.
-                if not batch and not (self._counts and doorbell.wait(min(left, self._settings.drain_linger_seconds))):
+                if left <= _SUCCESSION_SECONDS and self._counts and not self.has_successor:
+                    self.has_successor = True
+                    ring_for_successor()
+                if not batch and not self._doorbell.wait(min(left, self._settings.drain_linger_seconds)):
                     break
+                batch = self._read()
         finally:
-            doorbell.close()
-            self._release()
+            self._leave()
         return {name: self._counts[name] for name in ("decided", "refused", "batches")}
 
     def is_needed(self) -> bool:
@@ -114,6 +122,7 @@ class Drain:
 
     def _read(self) -> Batch:
         self._keep_leases()
+        self._doorbell.wait(0)  # what rang until now is answered by this look
         heads, waiting = self._look()
         if waiting and self._take_free(waiting):
             heads, _ = self._look()
@@ -123,8 +132,10 @@ class Drain:
         return self._read()  # an entry was buried: look at what stood behind it
 
     def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:
+        """Pop what is settled, and look at what stands behind it and elsewhere."""
         others = [shard for shard in self._shards if shard not in self._fences]
-        return outbox.look(self._client, list(self._fences), others, self._settings.drain_batch_requests)
+        pops, self._pops = self._pops, []
+        return outbox.look(self._client, pops, list(self._fences), others, self._settings.drain_batch_requests)
 
     def _decode(self, shard: int, raw: list[bytes]) -> Head:
         requests = []
@@ -150,6 +161,7 @@ class Drain:
         """Take those of the waiting shards that no other drain holds. Return whether there were any."""
         taken = outbox.take_leases(self._client, waiting, self._token, self._lease_ms)
         if taken:
+            self._doorbell.hold(taken)
             with self._database.writing() as connection:
                 self._fences.update((shard, shards.draw_fence(connection, shard)) for shard in taken)
             self._decider.forget_order()
@@ -160,12 +172,17 @@ class Drain:
         for shard in lost:
             log.warning("shard_lost", shard=shard)
             self._fences.pop(shard, None)
+            self._doorbell.drop([shard])
             self._decider.forget_order()
 
-    def _release(self) -> None:
-        if self._fences:
-            outbox.release_leases(self._client, list(self._fences), self._token)
-        self._fences = {}
+    def _leave(self) -> None:
+        """Be deaf before the leases are free: who rings from then on rings for others, and they are told when they are."""
+        held, self._fences = list(self._fences), {}
+        pops, self._pops = self._pops, []
+        self._doorbell.close()
+        run(self._client, pops)
+        if held:
+            outbox.release_leases(self._client, held, self._token)
 
     # Settling
 
@@ -197,7 +214,9 @@ class Drain:
         batch = self._bound_deliveries(whole, facts)
         decided = self._decider.decide({s: head.requests for s, head in batch.items()}, self._fences, facts)
         news = self._applier.apply(decided, self._keep_leases)
-        self._publish_and_pop(batch, news)
+        # Apart from the pops, which Redis answers when they are on the disk: nobody should wait for that.
+        run(self._client, news.commands())
+        self._pops += [outbox.pop_command(shard, self._token, len(head.raw)) for shard, head in batch.items()]
         self._count([outcome for outcomes in decided.values() for outcome in outcomes], started)
         return batch == whole
 
@@ -218,10 +237,6 @@ class Drain:
             if left <= 0:
                 break
         return bounded
-
-    def _publish_and_pop(self, batch: Batch, news: News) -> None:
-        pops = [outbox.pop_command(shard, self._token, len(head.raw)) for shard, head in batch.items()]
-        run(self._client, [*news.commands(), *pops])
 
     def _fail_alone(self, batch: Batch, error: Exception) -> bool:
         """Count a failure of a single request; after the third, refuse it and bury its entry. Returns as `_settle` does."""
@@ -250,7 +265,9 @@ class Drain:
 
     def _bury(self, shard: int, entry: bytes, news: News | None = None) -> None:
         published = news.commands() if news else []
-        run(self._client, [outbox.bury_command(shard, entry), *published, outbox.pop_command(shard, self._token, 1)])
+        pops, self._pops = self._pops, []
+        buried = outbox.bury_command(shard, entry)
+        run(self._client, [*pops, buried, *published, outbox.pop_command(shard, self._token, 1)])
 
     def _count(self, outcomes: Sequence[Outcome], started: float) -> None:
         duration_ms = round((time.monotonic() - started) * 1000, 2)

@@ -31,10 +31,13 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
         """Decide what waits in the outbox. Returns {decided, refused, batches}."""
+        def ring() -> None:
+            celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+
         try:
-            result = the_drain().run()
-            if the_drain().is_needed():
-                celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+            result = the_drain().run(ring)
+            if not the_drain().has_successor and the_drain().is_needed():
+                ring()
         except (StoreUnavailable, DatabaseUnavailable) as error:
             # Nothing is lost: what was not popped waits, and beat rings every second.
             log.warning("drain_interrupted", error=str(error))

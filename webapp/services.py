@@ -105,7 +105,7 @@ class Acceptor:
         for request in requests:
             entries.setdefault(shard_of(request.conversation, self._shards), []).append(request.encode())
         appended = outbox.accept(self._client, entries)
-        if appended.needs_bell:
+        if not appended.is_heard:
             gevent.spawn(self._ring)
         self._note_full(shard for shard, length in appended.lengths.items() if length >= self._most)
         for request in requests:
@@ -133,7 +133,8 @@ class Acceptor:
 
     def _ring(self) -> None:
         try:
-            self._celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+            if outbox.ring(self._client):
+                self._celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
         except Exception as error:
             # The broker is away. Nothing is lost: beat rings when it is back.
             log.warning("bell_not_rung", error=str(error))

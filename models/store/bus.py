@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
-import redis
-from redis.exceptions import RedisError
 
-from models.errors import StoreUnavailable
 from models.store import keys
-from models.store.connection import Command
+from models.store.connection import Client, Command, translated
 
 
 class Delivery(NamedTuple):
@@ -132,35 +129,22 @@ def parse_listening(answer: Any, process_ids: Sequence[str]) -> set[str]:
 class Subscription:
     """A process's ear on its own channel. One greenlet owns it."""
 
-    def __init__(self, client: redis.Redis, process_id: str) -> None:
-        self._client = client
+    def __init__(self, client: Client, process_id: str) -> None:
+        self._ear = client.listen()
         self._channel = keys.process_channel(process_id)
-        self._pubsub: Any = None
 
     def open(self) -> None:
-        """Subscribe and wait for Redis to confirm. Raises StoreUnavailable."""
-        self.close()
-        try:
-            self._pubsub = self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
-            self._pubsub.subscribe(self._channel)
-            if self._pubsub.get_message(timeout=2) is None:
-                raise StoreUnavailable("the subscription was not confirmed")
-        except RedisError as error:
-            raise StoreUnavailable(str(error)) from error
+        """Subscribe anew; Redis has confirmed it on return. Raises StoreUnavailable."""
+        self._ear.close()
+        with translated():
+            self._ear.subscribe(self._channel)
 
     def messages(self, silence_seconds: float) -> Iterator[bytes | None]:
         """Give what arrives; None whenever nothing did for that long. Raises StoreUnavailable."""
-        try:
-            while True:
-                message = self._pubsub.get_message(timeout=silence_seconds)
-                if message is None:
-                    yield None
-                elif message["type"] == "message":
-                    yield message["data"]
-        except RedisError as error:
-            raise StoreUnavailable(str(error)) from error
+        while True:
+            with translated():
+                heard = self._ear.wait(silence_seconds)
+            yield from heard or (None,)
 
     def close(self) -> None:
-        if self._pubsub is not None:
-            self._pubsub.close()
-            self._pubsub = None
+        self._ear.close()

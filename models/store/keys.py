@@ -14,6 +14,11 @@ def dead(shard: int) -> str:
     return f"dead:{{s{shard}}}"
 
 
+def doorbell(shard: int) -> str:
+    """Channel: tells the drain that holds a shard that something was accepted for it."""
+    return f"doorbell:{{s{shard}}}"
+
+
 def lease(shard: int) -> str:
     return f"lease:{{s{shard}}}"
 
@@ -64,5 +69,5 @@ def failures(name: str) -> str:
 
 ANNOUNCED = "announced"  # sorted set: users whose friends were told that they are online, by the end of their lease
 BELL = "bell"  # set while a bell is on its way to a worker
-DOORBELL = "doorbell"  # channel: tells drains at work that something was accepted
+DOORBELL = "doorbell"  # channel: tells drains at work of shards that none of them may hold
 WORKER_SEEN = "worker_seen"  # set by every drain that starts; /readyz wants it there

@@ -6,7 +6,7 @@ a request that stands there twice has one id, and an id is decided once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +19,30 @@ _WORKER_SEEN_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What an append has brought to light: whether a bell should be rung, and how many entries each shard has now."""
+    """What an append has brought to light: whether each shard's drain has heard it, and how many entries each has now."""
 
-    needs_bell: bool
+    is_heard: bool
     lengths: dict[int, int]
 
 
 def accept(client: Client, entries: Mapping[int, Sequence[bytes]]) -> Appended:
-    """Append entries to their shards' lists, in order.
+    """Append entries to their shards' lists, in order, and ring at the drains that hold them.
 
-    Raises StoreUnavailable: appended or not is unknown.
+    Where that is not heard, `ring` should be called. Raises StoreUnavailable: appended or not is unknown.
     """
     commands: list[Command] = [
         ("RPUSH", keys.outbox(shard), *shard_entries) for shard, shard_entries in entries.items()
     ]
-    # A drain at work listens to the doorbell. Nobody there: one bell for all, until a drain answers it or it is lost.
-    *lengths, heard = run(client, [*commands, ("PUBLISH", keys.DOORBELL, "")])
-    needs_bell = not heard and run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
-    return Appended(needs_bell, dict(zip(entries, lengths, strict=True)))
+    answers = run(client, [*commands, *(("PUBLISH", keys.doorbell(shard), "") for shard in entries)])
+    count = len(entries)
+    return Appended(all(answers[count:]), dict(zip(entries, answers[:count], strict=True)))
+
+
+def ring(client: Client) -> bool:
+    """Ring for shards that no drain holds. True: no drain is at work, so that a task should be sent: one for all who ask."""
+    return not run(client, [("PUBLISH", keys.DOORBELL, "")])[0] and (
+        run(client, [("SET", keys.BELL, "1", "NX", "PX", _BELL_MS)])[0] is not None
+    )
 
 
 def answer_bell(client: Client) -> None:
@@ -51,14 +57,14 @@ def needs_bell(client: Client, shards: Sequence[int]) -> bool:
 
 
 def look(
-    client: Client, held: Sequence[int], others: Sequence[int], most: int
+    client: Client, pops: Sequence[Command], held: Sequence[int], others: Sequence[int], most: int
 ) -> tuple[dict[int, list[bytes]], list[int]]:
-    """Return the oldest entries of the shards we hold, `most` per shard, and which of the others have any.
+    """Do the pops, then return the oldest entries of the shards we hold, `most` per shard, and which of the others have any.
 
-    Nothing is removed.
+    Nothing else is removed.
     """
     heads = [("LRANGE", keys.outbox(shard), 0, most - 1) for shard in held]
-    answers = run(client, [*heads, *(("LLEN", keys.outbox(shard)) for shard in others)])
+    answers = run(client, [*pops, *heads, *(("LLEN", keys.outbox(shard)) for shard in others)])[len(pops) :]
     waiting = [shard for shard, count in zip(others, answers[len(held) :], strict=True) if count]
     return dict(zip(held, answers, strict=False)), waiting
 
@@ -79,7 +85,9 @@ def _lease(client: Client, shards: Sequence[int], args: Sequence[Any]) -> list[i
 
 
 def release_leases(client: Client, shards: Sequence[int], token: str) -> None:
-    run(client, [SCRIPTS["release_lease"].call([keys.lease(shard)], [token]) for shard in shards])
+    """Give leases back, and tell the drains at work that these shards are free."""
+    released = [SCRIPTS["release_lease"].call([keys.lease(shard)], [token]) for shard in shards]
+    run(client, [*released, ("PUBLISH", keys.DOORBELL, "")])
 
 
 def holds(client: Client, shards: Sequence[int], message_id: str) -> bytes | None:
@@ -118,25 +126,35 @@ def has_worker(client: Client) -> bool:
 
 
 class Doorbell:
-    """A drain's ear while it is at work. What was published before `listen` is not heard: look at the lists after it."""
+    """A drain's ears while it is at work: the shards it holds, and whatever nobody holds.
+
+    What rang before an ear was open is not heard: look at the lists after opening it.
+    """
 
     def __init__(self, client: Client) -> None:
-        self._subscription: Any = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._ear = client.listen()
 
-    def listen(self) -> None:
-        """Raises StoreUnavailable."""
+    def open(self) -> None:
+        """Hear of shards that nobody holds. Raises StoreUnavailable."""
         with translated():
-            self._subscription.subscribe(keys.DOORBELL)
-            # The answer to SUBSCRIBE is ignored by this call, but it has arrived when the call returns.
-            self._subscription.get_message(timeout=1)
+            self._ear.subscribe(keys.DOORBELL)
+
+    def hold(self, shards: Iterable[int]) -> None:
+        """Hear of these shards too, from now on: before they are read for the first time. Raises StoreUnavailable."""
+        with translated():
+            self._ear.subscribe(*map(keys.doorbell, shards))
+
+    def drop(self, shards: Iterable[int]) -> None:
+        """Hear of these shards no more. Raises StoreUnavailable."""
+        with translated():
+            self._ear.unsubscribe(*map(keys.doorbell, shards))
 
     def wait(self, seconds: float) -> bool:
         """Return whether it rang within the time; however often before counts as once. Raises StoreUnavailable."""
         with translated():
-            rang = self._subscription.get_message(timeout=seconds) is not None
-            while rang and self._subscription.get_message(timeout=0) is not None:
-                pass
-        return rang
+            return bool(self._ear.wait(seconds))
 
     def close(self) -> None:
-        self._subscription.close()
+        """Hear nothing any more: whoever rings now finds that nobody is there. Raises StoreUnavailable."""
+        with translated():
+            self._ear.unsubscribe_all()

@@ -38,7 +38,7 @@ from models.database import Database, db, open_database, prepare_engine
 from models.errors import ModelError, StoreUnavailable
 from models.requests import ChatType, Request, conversation_key, mint_id, recall_id, shard_of
 from models.store import bus, inbox, keys, outbox, sessions
-from models.store.connection import SCRIPTS, Client, Command, connect, run
+from models.store.connection import SCRIPTS, Client, Command, Ear, connect, run
 from settings import Settings, load_settings
 from tasks.drain import Drain
 from tests.support.instance import wait_until
@@ -162,40 +162,20 @@ class SteppedClient:
         self._steps = steps
         self._published = published
 
-    def pipeline(self, transaction: bool = True) -> SteppedPipeline:
-        assert not transaction
-        return SteppedPipeline(self._client, self._steps, self._published)
-
-    def pubsub(self, **options: Any) -> Any:
-        return self._client.pubsub(**options)  # type: ignore[no-untyped-call]
-
-
-class SteppedPipeline:
-    def __init__(self, client: Client, steps: Steps, published: list[bytes]) -> None:
-        self._client = client
-        self._steps = steps
-        self._published = published
-        self._commands: list[Command] = []
-
-    def execute_command(self, *command: Any) -> None:
-        self._commands.append(command)
-
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        if not self._commands:
-            return []  # nothing is sent
-        number = self._steps.begin("redis: " + ", ".join(dict.fromkeys(map(_command_name, self._commands))))
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        number = self._steps.begin("redis: " + ", ".join(dict.fromkeys(map(_command_name, commands))))
         is_cut = self._steps.is_cut(number)
-        commands = self._commands[: len(self._commands) // 2] if is_cut else self._commands
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-        answers = list(pipeline.execute(raise_on_error=raise_on_error))
+        sent = commands[: len(commands) // 2] if is_cut else commands
+        answers = self._client.exchange(sent) if sent else []
         channel = keys.process_channel(PROCESS_ID)
-        self._published += [command[2] for command in commands if command[:2] == ("PUBLISH", channel)]
+        self._published += [command[2] for command in sent if command[:2] == ("PUBLISH", channel)]
         if is_cut:
             self._steps.die()
         self._steps.end(number)
         return answers
+
+    def listen(self) -> Ear:
+        return self._client.listen()
 
 
 def _command_name(command: Command) -> str:

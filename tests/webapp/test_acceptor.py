@@ -21,7 +21,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
 
     def accept(_client: object, entries: dict[int, list[bytes]]) -> outbox.Appended:
         found.extend((shard, entry) for shard, some in entries.items() for entry in some)
-        return outbox.Appended(needs_bell=False, lengths=dict.fromkeys(entries, 1))
+        return outbox.Appended(is_heard=True, lengths=dict.fromkeys(entries, 1))
 
     monkeypatch.setattr(outbox, "accept", accept)
     return found
