@@ -1,8 +1,8 @@
-"""Facts: the questions a drain asks about a whole batch of sends, answered in a handful of queries.
+"""Facts: the questions a drain asks about a whole batch of sends, answered from memory or in a handful of queries.
 
-Rows are cached in the process and validated by the facts version of the user or group that owns them: one query per batch
-tells which versions are current, and only what has changed is read again. A change that was answered before the batch was
-read is therefore always seen.
+Rows are cached in the process, each with the facts version of the user or group that owns it. A batch is decided on what is
+cached (`recall`); the transaction that commits it compares the versions (`still_hold`), and where one has changed the facts
+are read anew (`load`) and the batch is decided again. So a change that was answered before is always seen.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from typing import Any
 from sqlalchemy import Connection, select, tuple_
 
 from models.blocks import Block
+from models.database import among
 from models.follows import Follow
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
 from models.users import MAX_ID, User
 
 _MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache starts anew
+
+_VERSIONS = {table: select(table.id, table.facts_version).where(among(table.id, "ids")) for table in (User, Group)}
+# Shared locks, in the order in which changes take theirs. SQLite needs none: the transaction holds its only one.
+_LOCKED_VERSIONS = {
+    table: versions.order_by(table.id).with_for_update(read=True) for table, versions in _VERSIONS.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,19 @@ class FactsCache:
         self._relations: dict[tuple[int, int], tuple[int, RelationFacts]] = {}  # with the owner's facts version
         self._groups: dict[int, GroupFacts] = {}
 
+    def recall(self, users: set[int], pairs: Iterable[tuple[int, int]], groups: set[int]) -> Facts | None:
+        """Return the facts as they were read last; None where some of them were never read, or go back to several reads."""
+        try:
+            known_users = {user_id: self._users[user_id] for user_id in users}
+            relations = {}
+            for pair in pairs:
+                version, relations[pair] = self._relations[pair]
+                if version != known_users[pair[0]].facts_version:
+                    return None
+            return Facts(known_users, relations, {group_id: self._groups[group_id] for group_id in groups})
+        except KeyError:
+            return None
+
     def load(
         self, connection: Connection, users: set[int], pairs: Iterable[tuple[int, int]], groups: set[int]
     ) -> Facts:
@@ -122,7 +142,7 @@ class FactsCache:
         )
 
     def _load_users(self, connection: Connection, user_ids: set[int]) -> dict[int, UserFacts]:
-        versions = connection.execute(select(User.id, User.facts_version).where(User.id.in_(user_ids))).all()
+        versions = connection.execute(_VERSIONS[User], {"ids": user_ids}).all()
         cached = self._users
         stale = [user_id for user_id, version in versions if not _is_current(cached.get(user_id), version)]
         if stale:
@@ -179,7 +199,7 @@ class FactsCache:
         return found
 
     def _load_groups(self, connection: Connection, group_ids: set[int]) -> dict[int, GroupFacts]:
-        versions = connection.execute(select(Group.id, Group.facts_version).where(Group.id.in_(group_ids))).all()
+        versions = connection.execute(_VERSIONS[Group], {"ids": group_ids}).all()
         cached = self._groups
         stale = [group_id for group_id, version in versions if not _is_current(cached.get(group_id), version)]
         if stale:
@@ -223,11 +243,7 @@ def _existing(connection: Connection, owner: Any, other: Any, pairs: Sequence[tu
 
 
 def _are_current(connection: Connection, table: Any, known: Mapping[int, UserFacts | GroupFacts]) -> bool:
-    # Shared locks, in the order in which changes take theirs. SQLite needs none: the transaction holds its only one.
-    query = (
-        select(table.id, table.facts_version).where(table.id.in_(known)).order_by(table.id).with_for_update(read=True)
-    )
-    versions = connection.execute(query).all()
+    versions = connection.execute(_LOCKED_VERSIONS[table], {"ids": known.keys()}).all()
     return len(versions) == len(known) and all(known[row.id].facts_version == row.facts_version for row in versions)
 
 

@@ -7,7 +7,9 @@ that could be filled later.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Connection, SmallInteger, select, update
+from collections.abc import Mapping
+
+from sqlalchemy import BigInteger, Connection, SmallInteger, bindparam, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_missing
@@ -22,6 +24,14 @@ class Shard(Base):
     last_shard_seq: Mapped[int] = mapped_column(BigInteger)
 
 
+_TAKE = (
+    update(Shard)
+    .where(Shard.shard == bindparam("of_shard"), Shard.fence == bindparam("of_fence"))
+    .values(last_shard_seq=Shard.last_shard_seq + bindparam("count"))
+)
+_ALL = select(Shard.shard, Shard.fence, Shard.last_shard_seq)
+
+
 def draw_fence(connection: Connection, shard: int) -> int:
     """Give a new fence for the shard; every earlier one is void from this commit on."""
     insert_missing(connection, Shard, [{"shard": shard, "fence": 0, "last_shard_seq": 0}], key=("shard",))
@@ -29,21 +39,19 @@ def draw_fence(connection: Connection, shard: int) -> int:
     return connection.execute(drawn).scalar_one()
 
 
-def take_positions(connection: Connection, shard: int, fence: int, count: int) -> int:
-    """Reserve `count` positions of the shard under our fence; return the position before the first.
+def take_positions(connection: Connection, wanted: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    """Reserve positions under our fences; return per shard the position before the first of them.
 
-    Raises FenceLost: the fence is not the newest. The transaction must be rolled back then.
+    wanted: shard -> our fence, how many; in ascending order, so that two drains never wait for each other. Raises FenceLost:
+    some fence is not the newest. The transaction must be rolled back then.
     """
-    taken = (
-        update(Shard)
-        .where(Shard.shard == shard, Shard.fence == fence)
-        .values(last_shard_seq=Shard.last_shard_seq + count)
-        .returning(Shard.last_shard_seq)
-    )
-    last = connection.execute(taken).scalar_one_or_none()
-    if last is None:
-        raise FenceLost(frozenset({shard}))
-    return last - count
+    rows = [{"of_shard": shard, "of_fence": fence, "count": count} for shard, (fence, count) in wanted.items()]
+    connection.execute(_TAKE, rows)
+    stands = {shard: (fence, last) for shard, fence, last in connection.execute(_ALL)}
+    lost = frozenset(shard for shard, (fence, _) in wanted.items() if stands.get(shard, (0, 0))[0] != fence)
+    if lost:
+        raise FenceLost(lost)
+    return {shard: stands[shard][1] - count for shard, (_, count) in wanted.items()}
 
 
 def load_last_positions(connection: Connection) -> dict[int, int]:

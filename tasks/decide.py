@@ -56,8 +56,11 @@ class Decider:
         """Forget what other drains may have changed: call it when a fence was drawn or lost."""
         self._last_seqs.clear()
 
-    def gather(self, requests: Sequence[Request]) -> Facts:
-        """Read all facts the requests' verdicts depend on, as committed now. Raises DatabaseUnavailable."""
+    def gather(self, requests: Sequence[Request], *, anew: bool = False) -> Facts:
+        """Return all facts the requests' verdicts depend on, as they were read last. Raises DatabaseUnavailable.
+
+        anew: read what has changed since; the commit says where that is needed
+        """
         users: set[int] = set()
         pairs: set[tuple[int, int]] = set()
         groups: set[int] = set()
@@ -69,6 +72,9 @@ class Decider:
                 users.add(request.to_id)
                 pairs.add((request.sender_id, request.to_id))
                 pairs.add((request.to_id, request.sender_id))
+        recalled = None if anew else self._cache.recall(users, pairs, groups)
+        if recalled is not None:
+            return recalled
         with self._database.reading() as connection:
             return self._cache.load(connection, users, pairs, groups)
 
@@ -83,17 +89,21 @@ class Decider:
         standing: dict[str, Any] = {}
         met: ModelError | None = None
         for _ in range(_MAX_TRIES):
-            with self._database.reading() as connection:
-                self._load_order(connection, requests)
-                targets = [request.data for request in requests if request.kind == "recall"]
-                recalled = messages.load_decisions(connection, targets) if targets else {}
-                strangers = _strangers(requests, facts)
-                contacts = first_contacts.load(connection, strangers) if strangers else {}
+            recalled: Mapping[str, Any] = {}
+            contacts: Mapping[tuple[int, int], str] = {}
+            unordered = self._unordered(requests)
+            targets = [request.data for request in requests if request.kind == "recall"]
+            strangers = _strangers(requests, facts)
+            if unordered or targets or strangers:
+                with self._database.reading() as connection:
+                    self._last_seqs.update(messages.load_last_seqs(connection, unordered) if unordered else {})
+                    recalled = messages.load_decisions(connection, targets) if targets else {}
+                    contacts = first_contacts.load(connection, strangers) if strangers else {}
             try:
                 return _Decision(self, batch, fences, facts, standing, recalled, contacts).commit()
             except FactsChanged as changed:
                 met = changed
-                facts = self.gather(requests)
+                facts = self.gather(requests, anew=True)
             except AlreadyDecided as stands:
                 # A redo after a crash, or a client's repeat: what stands in SQL counts, the rest is decided again.
                 met = stands
@@ -111,12 +121,11 @@ class Decider:
             # It stands, so it has a verdict that the sender gets when he asks; only applying it fails.
             return Outcome(replace(request, reply_to=None), "internal_error")
 
-    def _load_order(self, connection: Any, requests: Sequence[Request]) -> None:
+    def _unordered(self, requests: Sequence[Request]) -> list[str]:
+        """Return the conversations whose newest `seq` we do not know."""
         if len(self._last_seqs) > _MAX_CACHED_SEQS:
             self._last_seqs.clear()
-        unknown = {request.conversation for request in requests} - self._last_seqs.keys()
-        if unknown:
-            self._last_seqs.update(messages.load_last_seqs(connection, list(unknown)))
+        return list({request.conversation for request in requests} - self._last_seqs.keys())
 
 
 class _Decision:
@@ -168,7 +177,7 @@ class _Decision:
         spoken = {(row["group_id"], row["audience_version"]) for row in self._rows if row["audience_version"]}
         new_audiences = spoken - self._decider._audiences
         with self._decider._database.writing() as connection:
-            taken = {s: shards.take_positions(connection, s, self._fences[s], counts[s]) for s in sorted(counts)}
+            taken = shards.take_positions(connection, {s: (self._fences[s], n) for s, n in sorted(counts.items())})
             for row in self._rows:
                 taken[row["shard"]] += 1
                 row["shard_seq"] = taken[row["shard"]]

@@ -28,7 +28,7 @@ def test_positions_follow_each_other_under_one_fence(database: Database) -> None
     taken = []
     for count in (2, 5, 1):
         with database.writing() as connection:
-            taken.append(shards.take_positions(connection, 3, fence, count))
+            taken.append(shards.take_positions(connection, {3: (fence, count)})[3])
 
     assert taken == [0, 2, 7]
     with database.reading() as connection:
@@ -38,15 +38,16 @@ def test_positions_follow_each_other_under_one_fence(database: Database) -> None
 def test_an_old_fence_takes_no_position(database: Database) -> None:
     """A drain that was stopped while another took its shard is refused, and nothing of its batch is committed."""
     with database.writing() as connection:
-        old = shards.draw_fence(connection, 3)
+        other, old = shards.draw_fence(connection, 2), shards.draw_fence(connection, 3)
     with database.writing() as connection:
         new = shards.draw_fence(connection, 3)
 
-    with pytest.raises(FenceLost), database.writing() as connection:
-        shards.take_positions(connection, 3, old, 4)
+    with pytest.raises(FenceLost) as lost, database.writing() as connection:
+        shards.take_positions(connection, {2: (other, 1), 3: (old, 4)})
+    assert lost.value.shards == {3}
 
     with database.writing() as connection:
-        assert shards.take_positions(connection, 3, new, 1) == 0
+        assert shards.take_positions(connection, {2: (other, 1), 3: (new, 1)}) == {2: 0, 3: 0}
 
 
 def test_a_fence_is_of_one_shard(database: Database) -> None:
@@ -56,4 +57,4 @@ def test_a_fence_is_of_one_shard(database: Database) -> None:
         shards.draw_fence(connection, 2)
 
     with database.writing() as connection:
-        assert shards.take_positions(connection, 1, mine, 1) == 0
+        assert shards.take_positions(connection, {1: (mine, 1)}) == {1: 0}
