@@ -113,8 +113,15 @@ class OriginalClient:
 
     def _hold_connection(self) -> int:
         """Hold one connection until it ends; return the close code as a browser tells it."""
+        is_held = threading.Event()
+
+        def take(frame: Frame) -> None:
+            # What it shows may make somebody drop it: by then it must stand among the connections.
+            is_held.wait()
+            self._take(frame)
+
         try:
-            socket = ChatSocket(self._base, self._token, on_frame=self._take)
+            socket = ChatSocket(self._base, self._token, on_frame=take)
         except (OSError, HandshakeRefused, StreamCorrupt):
             return _ABNORMAL  # nobody there: an error, and a close without a frame
         try:
@@ -122,6 +129,7 @@ class OriginalClient:
                 self.connections.append(socket)
                 logouts_before = len(self.logouts)
                 self._changed.notify_all()
+            is_held.set()
             self._fetch_offline()
             while not socket.has_ended_within(0.1):
                 if self._stopping.is_set() or len(self.logouts) > logouts_before:

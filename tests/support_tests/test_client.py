@@ -11,11 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.support import original_client
 from tests.support.client import ChatSocket
 from tests.support.instance import wait_until
+from tests.support.original_client import OriginalClient
 from tests.support.receiver import PersistentReceiver
 from tests.support.websocket import HandshakeRefused, StreamCorrupt
 
@@ -274,3 +277,49 @@ def test_a_persistent_receiver_returns_with_its_cursor(serve: Serve) -> None:
     assert [received.message_id for received in receiver.received_on(2)] == ["b", "c"]
     assert receiver.received[0].conversation == "single:1:2"
     assert receiver.received[0].text == "text 1"
+
+
+def test_a_connection_whose_first_frames_were_shown_can_be_dropped(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original's client, told to drop what it holds, drops also a connection that has only just brought something."""
+    dropped = threading.Event()
+
+    class SlowlyOpened(ChatSocket):
+        """Reads while its constructor is still busy, as on a machine without CPU to spare."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            dropped.wait(0.5)
+
+    class Fetchless(OriginalClient):
+        def post(self, *_: Any) -> tuple[int, dict[str, Any]]:
+            return 200, {"msg": "ok", "data": "ok"}
+
+    def script(peer: socket.socket) -> None:
+        greeting = {
+            "id": "a",
+            "from_id": "redirect-search-2",
+            "from_name": "",
+            "from_avatar": "",
+            "chatType": "single",
+            "type": "text",
+            "data": {"data": "", "dataType": False, "otherData": None},
+            "create_time": 1,
+            "isremove": 0,
+        }
+        peer.sendall(_text({"type": "singleChat", "data": greeting, "timestamp": 1}))
+        while _read_frame(peer)[0] != -1:  # it stays open until the client drops it
+            pass
+
+    monkeypatch.setattr(original_client, "ChatSocket", SlowlyOpened)
+    client = Fetchless(serve(script, script), 2, "token")
+    client.start()
+    try:
+        client.wait_for(lambda: len(client.shown) == 1)
+        client.drop()
+        dropped.set()
+
+        client.wait_for(lambda: len(client.shown) == 2, timeout=5.0)
+    finally:
+        client.stop()
