@@ -97,6 +97,7 @@ def presence(user_id: int, now_ms: int, *, is_online: bool) -> bytes:
     return orjson.dumps({"type": "presence", "user_id": user_id, "online": is_online, "at": now_ms})
 
 
-def failure(code: str, text: str) -> bytes:
-    """What a refused client reads before the close (ORIG 2.1)."""
-    return orjson.dumps({"msg": "fail", "data": text, "code": code})
+def failure(code: str, text: str, protocol: int) -> bytes:
+    """What a refused client reads before the close. Clients of protocol 1 get ORIG 2.1's frame and nothing else."""
+    plain = {"msg": "fail", "data": text}
+    return orjson.dumps(plain if protocol == 1 else plain | {"code": code})

@@ -149,11 +149,16 @@ class Presence(Exact):
     at = number()
 
 
-class Failed(Exact):
+class PlainFailed(Exact):
     """Why a socket is refused or ended; the close follows."""
 
     msg = _kind("fail")
     data = text(description="for people")
+
+
+class Failed(PlainFailed):
+    """Why a socket is refused or ended, with its code; the close follows."""
+
     code = text()
 
 
@@ -220,7 +225,7 @@ class ClientRead(Schema):
     seq = number()
 
 
-FROM_SERVER_1: tuple[type[Schema], ...] = (Welcome, Chat, Ping, Pong, Failed)
+FROM_SERVER_1: tuple[type[Schema], ...] = (Welcome, Chat, Ping, Pong, PlainFailed)
 FROM_SERVER_2: tuple[type[Schema], ...] = (
     Welcome,
     Hello,

@@ -21,6 +21,7 @@ from tests.support.acting import Version, device_state, live_place, open_placed,
 from tests.support.client import ChatSocket, HttpClient
 from tests.support.instance import Instance, wait_until
 from tests.support.relations import add_users, befriend, start_session, writing
+from webapp.errors import FAILURES
 
 _PASSWORD = "secret1"
 _HEARTBEAT_SECONDS = 3
@@ -227,7 +228,8 @@ def test_the_ninth_connection_is_refused(instance: Instance, v: Version) -> None
 
         with ChatSocket(instance.base, instance.tokens[user_id], v) as ninth:
             assert ninth.wait_closed() == (1005 if v == 1 else 4429)
-        assert ninth.frames[0].data["code"] == "too_many_connections"
+        told = {"msg": "fail", "data": FAILURES["too_many_connections"].zh}
+        assert ninth.frames[0].data == (told if v == 1 else told | {"code": "too_many_connections"})
         assert all(socket.is_open for socket in sockets)
 
         sockets[0].close()

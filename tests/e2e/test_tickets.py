@@ -105,7 +105,7 @@ def test_a_refusal_is_told_in_english_too(instance: Instance) -> None:
         headers = "".join(f"{name}: {value}\r\n" for name, value in _HANDSHAKE.items())
         with create_connection(("127.0.0.1", instance.port), timeout=10) as connection:
             connection.sendall(
-                f"GET /ws?token=x HTTP/1.1\r\nHost: here\r\nAccept-Language: {language}\r\n{headers}\r\n".encode()
+                f"GET /ws?v=2&token=x HTTP/1.1\r\nHost: here\r\nAccept-Language: {language}\r\n{headers}\r\n".encode()
             )
             read = b""
             while b'"token_invalid"' not in read and (some := connection.recv(4_096)):

@@ -77,7 +77,7 @@ def add_route(
 def _refuse(transport: Transport, protocol: int, code: str, text: str, *, is_passing: bool = False) -> None:
     """Say why, then close: without a code where the client knows none (ORIG 2.1), without a frame where it should return."""
     transport.start(lambda _: None, lambda: None)  # so that it hears the peer's end
-    transport.write(encode_frame(frames.failure(code, text)))
+    transport.write(encode_frame(frames.failure(code, text, protocol)))
     if is_passing and protocol == 1:
         transport.finish(b"")
         return

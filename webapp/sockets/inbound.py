@@ -83,7 +83,8 @@ class Inbound:
             caller = self._gatekeeper.admit(token)
         except ApiError as error:
             # ORIG A12: silence would keep a dead session's socket open.
-            connection.send_text(frames.failure(error.failure.code, _told(_BAD_TOKEN, connection)))
+            text = _told(_BAD_TOKEN, connection)
+            connection.send_text(frames.failure(error.failure.code, text, connection.protocol))
             connection.end(CloseCode.SESSION_ENDED)
         except ModelError as error:
             log.warning("heartbeat_unchecked", user_id=connection.user_id, error=str(error))
