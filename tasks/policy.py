@@ -21,7 +21,7 @@ RECALL_LIMIT_MS = 5 * 60 * 1000
 @dataclass(frozen=True, slots=True)
 class Allowed:
     rule: str
-    is_first_contact: bool = False  # P9: to be recorded with the message, or the message is not allowed
+    is_first_contact: bool = False  # P9, P10: to be recorded with the message, or the message is not allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ def decide_single(facts: SingleFacts) -> Verdict:
         if facts.contact is None:
             return Allowed("P9", is_first_contact=True)
         return Allowed("P9") if facts.contact == "accepted" else Refused("P9", "stranger_limit")
-    return Allowed("P10")
+    # Recorded here too: a limit that is set later counts the messages of before.
+    return Allowed("P10", is_first_contact=facts.contact is None)
 
 
 def decide_group(facts: SpeakerFacts) -> Verdict:

@@ -741,6 +741,23 @@ def test_the_one_message_counts_whether_read_or_not(chat: Instance, strangers: t
 
 
 @pytest.mark.parametrize("role", _ROLES)
+def test_a_limit_counts_what_was_sent_before_it(chat: Instance, strangers: tuple[int, int], role: str) -> None:
+    """Who has written while anybody might has had his one message when the limit comes, and his first one is a request."""
+    alice, bob = strangers
+    chat.tokens[alice] = start_session(chat, alice, role=role)
+    set_strangers(chat, bob, visitor=2, user=2)
+    assert [_send(chat, alice, bob, text)[0] for text in ("first", "second")] == [200, 200]
+
+    (asked,) = _get(chat, bob, "/api/chat/requests")["requests"]
+    assert text_of(asked["message"]) == "first"
+    set_strangers(chat, bob, visitor=1, user=1)
+    assert _refusal(_send(chat, alice, bob)) == ("stranger_limit", _LIMIT)
+
+    _post(chat, bob, f"/api/chat/requests/{alice}", accept=1)
+    assert _send(chat, alice, bob)[0] == 200
+
+
+@pytest.mark.parametrize("role", _ROLES)
 def test_a_block_stops_friends_and_strangers(chat: Instance, strangers: tuple[int, int], role: str) -> None:
     """Blocked: the other's texts by role, whatever he is; blocking: my own text; unblocked: as before."""
     alice, bob = strangers

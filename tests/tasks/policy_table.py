@@ -120,7 +120,8 @@ def page() -> str:
         "",
         "`settings` is what the recipient's `chatset` says for the sender's session role: `sendCount`, and whether he asks for",
         "followers only. Missing, malformed and unknown values mean 1; numeric text and ORIG's bare numbers are read as numbers.",
-        "A first contact is recorded in the transaction that stores the message, as a row whose key is (sender, recipient).",
+        "A first contact is recorded in the transaction that stores the message, as a row whose key is (sender, recipient); where",
+        "strangers are welcome too, so that a limit set later counts it.",
         "",
     ]
     return "\n".join(parts)
