@@ -20,7 +20,7 @@ import pytest
 from models import notices
 from models.requests import conversation_key
 from models.store import keys
-from tests.support.acting import open_socket
+from tests.support.acting import live_place, open_placed, open_socket
 from tests.support.client import ChatSocket, HttpClient
 from tests.support.instance import Instance, Kind, wait_until
 from tests.support.original_client import (
@@ -650,12 +650,22 @@ def test_what_we_cannot_do_is_not_the_clients_fault(rough: Instance) -> None:
         assert b.logouts == []
 
 
-def test_the_end_of_an_older_connection_leaves_the_newer_alone(chat: Instance, pair: tuple[int, int]) -> None:
+@pytest.mark.parametrize("is_same_process", [True, False], ids=["same process", "other process"])
+def test_the_end_of_an_older_connection_leaves_the_newer_alone(
+    chat: Instance, pair: tuple[int, int], is_same_process: bool
+) -> None:
     """Of two connections of a session the older may end when it likes; when both have, nothing is left of them."""
     alice, bob = pair
     older = open_socket(chat, bob)
-    with open_socket(chat, bob) as newer:
+    assert wait_until(lambda: bool(live_place(chat, bob)), 5.0)
+    process_id = live_place(chat, bob).partition(":")[0]
+    with (
+        open_placed(chat, bob, 1, is_on=is_same_process, process_id=process_id) as newer,
+        closing(chat.redis()) as redis,
+    ):
         older.close()
+        # Only then has the server, too, seen it end.
+        assert wait_until(lambda: len(str(redis.hget(keys.online(bob), "default") or "").split()) < 2, 5.0)
         _send(chat, alice, bob, "still there?")
         newer.wait_for_text("still there?")
         assert newer.is_open

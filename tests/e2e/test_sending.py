@@ -722,7 +722,8 @@ def test_a_conversation_counts_its_messages(instance: Instance) -> None:
 # The legacy client's fetch
 
 
-def test_the_offline_fetch_doubles_nothing(instance: Instance, friends: tuple[int, int]) -> None:
+@pytest.mark.parametrize("answer_pings", [True, False], ids=["acknowledged", "unacknowledged"])
+def test_the_offline_fetch_doubles_nothing(instance: Instance, friends: tuple[int, int], answer_pings: bool) -> None:
     """`chatGetmessageOffLine` answers ok with and without a connection, however often, and shows nothing twice."""
     reader_id, sender_id = friends
     empty_inbox(instance, reader_id)
@@ -731,7 +732,7 @@ def test_the_offline_fetch_doubles_nothing(instance: Instance, friends: tuple[in
         assert sender.send(reader_id, str(number))[0] == 200
     assert reader.post("/api/chat/chatGetmessageOffLine") == (200, {"msg": "ok", "data": "ok"})
 
-    with open_socket(instance, reader_id) as socket:
+    with open_socket(instance, reader_id, answer_pings=answer_pings) as socket:
         for _ in range(5):
             assert reader.post("/api/chat/chatGetmessageOffLine") == (200, {"msg": "ok", "data": "ok"})
             show_marker(instance, sender_id, reader_id, socket)
