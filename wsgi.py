@@ -14,9 +14,12 @@ if "gunicorn" in sys.modules:
 
     monkey.patch_all()
 
-from settings import load_settings
+from settings import SettingsError, load_settings
 from webapp import create_app
 
 os.umask(0o077)  # what a command writes below DATA_DIR is its owner's alone, as what `make run` writes
 
-app = create_app(load_settings())
+try:
+    app = create_app(load_settings())
+except SettingsError as error:
+    raise SystemExit(f"hongyan: {error}") from error

@@ -104,7 +104,8 @@ class QrcodeParams(Params):
 class GroupMuteParams(Params):
     group_id = IntParam("群id", min=1)
     user_id = IntParam("群成员id", min=0)
-    until = IntParam("禁言截止时间", min=0, default=-1)
+    # Strict: who mistypes a time must not have muted for ever.
+    until = IntParam("禁言截止时间", min=0, default=-1, is_strict=True)
 
 
 CREATE_PARAMS = CreateParams()

@@ -10,7 +10,8 @@ MAX_PAGE = 200
 class HistoryParams(Params):
     chatType = TextParam("接收类型", choices=("single", "group"))
     peer_id = IntParam("接收人/群的id值", min=1)
-    before = IntParam("起始序号", min=1, default=MAX_INT)
+    # Strict: a page that begins elsewhere than it was asked to would show messages twice.
+    before = IntParam("起始序号", min=1, default=MAX_INT, is_strict=True)
     limit = IntParam("每页多少条", min=1, max=MAX_PAGE, default=50)
 
 

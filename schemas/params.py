@@ -15,7 +15,8 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, missing
 MAX_INT = 10_000_000_000_000_000
 MAX_TEXT = 10_000_000
 
-_INT = re.compile(r"[+-]?\d{1,17}\Z")
+_INT = re.compile(r"[+-]?[0-9]+\Z")
+_INT_MAX_CHARACTERS = 400  # more are never in a range, and converting them would take long
 
 
 class Fault(str):
@@ -105,11 +106,13 @@ class TextParam(fields.Field[str]):
 
 
 class IntParam(fields.Field[int]):
-    """A whole number from `min` to `max`, also as numeric text."""
+    """A whole number from `min` to `max`, also as numeric text. is_strict: an invalid one is not replaced by the default."""
 
-    def __init__(self, label: str, *, min: int = 0, max: int = MAX_INT, default: int | None = None) -> None:
+    def __init__(
+        self, label: str, *, min: int = 0, max: int = MAX_INT, default: int | None = None, is_strict: bool = False
+    ) -> None:
         super().__init__(required=default is None, load_default=missing if default is None else default)
-        self.label, self.min, self.max, self.default = label, min, max, default
+        self.label, self.min, self.max, self.default, self.is_strict = label, min, max, default, is_strict
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> int:
         text = as_text(value).strip()
@@ -118,14 +121,14 @@ class IntParam(fields.Field[int]):
                 f"{self.label} 的值 `{text[:100]}` 的类型不是 `int`",
                 f"`{self.name}` is `{text[:100]}`, which is no whole number",
             )
-        elif not self.min <= int(text) <= self.max:
+        elif len(text) > _INT_MAX_CHARACTERS or not self.min <= int(text) <= self.max:
             fault = Fault(
                 f"{self.label} 的数值 必须 在 {self.min} 和 {self.max} 之间",
                 f"`{self.name}` must be a number from {self.min} to {self.max}",
             )
         else:
             return int(text)
-        if self.default is not None:
+        if self.default is not None and not self.is_strict:
             return self.default
         raise ValidationError(fault)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gunicorn.http.errors import ParseException
 
 from webapp.counts import counts
 from webapp.errors import ApiError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class BodyBounds:
-    """A WSGI application whose bodies arrive in time and end, or reading them raises ApiError: request_too_slow, too_large.
+    """A WSGI application whose bodies arrive in time and end, or reading them raises ApiError: request_too_slow, too_large,
+    and bad_request where chunks are malformed.
 
     Flask refuses a body by its Content-Length; of a longer one without it would show the beginning as if that were all.
     The head's time is bounded in `webapp/gunicorn_conf.py`.
@@ -59,6 +61,8 @@ class _BoundedInput:
             except _TooSlow as error:
                 counts.bounds["REQUEST_MAX_SECONDS"] += 1
                 raise ApiError("request_too_slow") from error
+            except ParseException as error:
+                raise ApiError("bad_request") from error
 
 
 class _TooSlow(Exception):

@@ -238,6 +238,21 @@ _FAILURES = [
 
 FAILURES = {failure.code: failure for failure in _FAILURES}
 
+# Where ORIG words a failure differently: by the last part of the path, then by code. In English it is as everywhere.
+REWORDED = {
+    "groupUpdateName": {"not_owner": "只有群主才能修改群名称"},
+    "groupremark": {"not_owner": "只有群主才能修改群公告"},
+    "groupAddUserSet": {"not_owner": "群不存在或者被封禁或者你无权操作"},
+    "groupAgreeOrNo": {"not_owner": "群不存在或者被封禁或者你无权操作"},
+    "groupnickname": {"not_in_group": "你不在该群聊中，无法修改昵称"},
+    "ws": {
+        "token_missing": "缺少 token 参数",
+        "token_expired": "token 已过期",
+        "token_invalid": "Token 不合法",
+        "user_disabled": "你已被管理员禁用",
+    },
+}
+
 # How the policy may refuse a send (contract section 4, rules P1 to Q5).
 POLICY_REFUSALS = (
     "self",

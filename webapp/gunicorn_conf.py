@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -29,10 +30,13 @@ worker_connections = _settings.web_max_connections
 backlog = 4096
 keepalive = 75  # seconds; above the 60 that proxies keep an idle connection for
 timeout = 30
-# A head larger than this is answered by 431, a request line longer than this by 414 or 400.
+# A head larger than this is answered by 413, a request line longer than this by 413 or 400.
 limit_request_line = 4094  # bytes
 limit_request_fields = 100
 limit_request_field_size = 8190  # bytes
+# Nobody's: TRUSTED_PROXIES says whose forwarding headers count. gunicorn would believe every client on loopback, and answer
+# a SCRIPT_NAME of his with 500.
+forwarded_allow_ips = ""
 graceful_timeout = 4
 max_requests = 0  # recycling a process would cut its sockets (pitfall G4)
 control_socket_disable = True  # no socket under the home directory (pitfall G7)
@@ -88,6 +92,25 @@ class Worker(GeventWorker):  # type: ignore[misc]  # the library is untyped
 
 
 worker_class = Worker
+
+
+def _write_refusal(client: Any, status: int, _reason: str, _message: str) -> None:
+    """Answer what gunicorn itself refuses, or cannot do, as everything is answered; its own text would quote the request."""
+    # Not at the top: gunicorn's master reads this file, and must not import the application.
+    from schemas import envelope
+    from webapp.errors import FAILURES
+
+    code = "too_large" if status in (414, 431) else "internal_error" if status == 500 else "bad_request"
+    failure = FAILURES[code]
+    body = envelope.fail(code, failure.text(_settings.language))
+    head = (
+        f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(client, head.encode() + body)
+
+
+util.write_error = _write_refusal
 
 
 def _count_slow_request() -> None:

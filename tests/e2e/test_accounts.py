@@ -346,6 +346,7 @@ def test_a_device_is_one_visitor(here: Instance) -> None:
         "visitors_excluded",
         "您没有权限访问，请先注册或登录",
     )
+    assert _refused(_mine(here, second["token"]).post("/api/chat/setPassword"))[:2] == (400, "visitors_excluded")
     passwords = {"oldpassword": "1", "newpassword": "secret-2", "checknewpassword": "secret-2"}
     assert _refused(_mine(here, second["token"]).post("/api/chat/setPassword", passwords))[::2] == (
         400,

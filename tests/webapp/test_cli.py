@@ -50,6 +50,17 @@ def seeded(flask: _Flask, tmp_path: Path) -> _Flask:
     return flask
 
 
+def test_a_bad_setting_is_told_in_one_line(flask: _Flask) -> None:
+    """Whoever runs a command reads which setting is wrong, and no traceback."""
+    done = flask("admin", "list", PORT="abc")
+    weak = flask("admin", "list", HONGYAN_ENV="production", JWT_SECRET="weak")
+
+    for each, setting in ((done, "PORT"), (weak, "JWT_SECRET")):
+        assert each.returncode != 0
+        assert setting in each.stderr
+        assert len(each.stderr.splitlines()) == 1, each.stderr
+
+
 def test_administrators_are_made_and_unmade(seeded: _Flask) -> None:
     """`grant`, `list` and `revoke` say what is so afterwards, and may be repeated."""
     assert seeded("admin", "grant", "seed2").stdout == "seed2 is an administrator now\n"

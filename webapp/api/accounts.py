@@ -22,7 +22,7 @@ from schemas.accounts import (
     is_timely,
 )
 from schemas.answers import truth
-from schemas.params import Params
+from schemas.params import InvalidParams, Params
 from settings import Settings
 from webapp.accounts import Accounts
 from webapp.address import Proxies
@@ -192,6 +192,7 @@ def make_blueprint(
         params=PASSWORD_PARAMS,
         answer="修改密码成功",
         failures=(
+            "visitors_excluded",
             "passwords_differ",
             "password_of_visitor",
             "password_of_nobody",
@@ -201,7 +202,12 @@ def make_blueprint(
     )
     def post_password() -> Response:
         caller = gatekeeper.caller()
-        params = read_params(PASSWORD_PARAMS)
+        try:
+            params = read_params(PASSWORD_PARAMS)
+        except InvalidParams:
+            if caller.role == "visitor":
+                raise ApiError("visitors_excluded") from None  # ORIG 1.5 comes before what a visitor got wrong here
+            raise
         if params["newpassword"] != params["checknewpassword"]:
             raise ApiError("passwords_differ")
         if caller.role == "visitor":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from schemas.times import local_text, utc_text
 from settings import Settings
 from webapp import qr
 from webapp.auth import Gatekeeper
-from webapp.errors import ApiError
+from webapp.errors import REWORDED, ApiError
 from webapp.group_notices import GroupNotices
 from webapp.http import ok, read_body, read_params
 from webapp.language import language_of_request
@@ -39,7 +39,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     rules = Rules(settings.group_max_members, f"{settings.media_url}user.jpg")
     say = GroupNotices(settings.media_url)
 
-    def refuse(code: Refusal, texts: dict[Refusal, str] | None) -> ApiError:
+    def refuse(code: Refusal, texts: Mapping[str, str] | None) -> ApiError:
         """texts: where ORIG words a refusal differently on this route."""
         text = (texts or {}).get(code)
         return ApiError(code, text if language_of_request(settings.language) == "zh" else None)
@@ -47,7 +47,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def change(
         operation: Callable[[Connection], Done | Refusal],
         tell: Callable[[Done], Sequence[Request]],
-        texts: dict[Refusal, str] | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> Done:
         """Change something and tell of it, both or neither. Raises ApiError with the refusal."""
 
@@ -67,7 +67,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         teller.tell(told)
         return done
 
-    def change_quietly(operation: Callable[[Connection], Refusal | None], texts: dict[Refusal, str]) -> None:
+    def change_quietly(operation: Callable[[Connection], Refusal | None], texts: Mapping[str, str]) -> None:
         """Change something that nobody is told of. Raises ApiError with the refusal."""
 
         def run() -> Refusal | None:
@@ -135,7 +135,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         change(
             lambda connection: memberships.rename(connection, params["id"], caller.user_id, params["name"]),
             say.renamed,
-            {"not_owner": "只有群主才能修改群名称"},
+            REWORDED["groupUpdateName"],
         )
         return ok("ok")
 
@@ -147,7 +147,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         change(
             lambda connection: memberships.announce(connection, params["id"], caller.user_id, params["remark"]),
             say.announced,
-            {"not_owner": "只有群主才能修改群公告"},
+            REWORDED["groupremark"],
         )
         return ok("ok")
 
@@ -182,7 +182,8 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         params = read_params(schemas.JOINING_MODE_PARAMS)
         group_id, mode = params["group_id"], params["addGroupSet"]
         change_quietly(
-            lambda connection: memberships.set_joining(connection, group_id, caller.user_id, mode), _not_yours()
+            lambda connection: memberships.set_joining(connection, group_id, caller.user_id, mode),
+            REWORDED["groupAddUserSet"],
         )
         return ok("设置成功")
 
@@ -231,7 +232,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 connection, group_id, caller.user_id, user_id, rules, is_agreed=is_agreed
             ),
             lambda answered: say.answered(answered, is_agreed=is_agreed),
-            _not_yours(),
+            REWORDED["groupAgreeOrNo"],
         )
         return ok("处理成功")
 
@@ -242,7 +243,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         params = read_params(schemas.NICKNAME_PARAMS)
         change_quietly(
             lambda connection: memberships.set_nickname(connection, params["id"], caller.user_id, params["nickname"]),
-            {"not_in_group": "你不在该群聊中，无法修改昵称"},
+            REWORDED["groupnickname"],
         )
         return ok("ok")
 
@@ -335,10 +336,6 @@ def _read_row_ids() -> list[int]:
     given = {"userIds": repeated} if len(repeated) > 1 else {}
     row_ids: list[int] = schemas.CREATE_PARAMS.read(request.args, body, given)["userIds"]
     return row_ids
-
-
-def _not_yours() -> dict[Refusal, str]:
-    return {"not_owner": "群不存在或者被封禁或者你无权操作"}
 
 
 def _load_info(connection: Connection, group_id: int, viewer_id: int) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from flask import request
 from models.errors import ModelError
 from schemas import frames
 from webapp.auth import Caller, Gatekeeper, UserMissing
-from webapp.errors import FAILURES, ApiError
+from webapp.errors import FAILURES, REWORDED, ApiError
 from webapp.language import language_of_request
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.office import ConnectionRefused, Resume, SocketOffice
@@ -21,12 +21,7 @@ from webapp.tickets import Tickets
 log = structlog.get_logger()
 
 # ORIG 2.1: what a refused client reads before the close, where it is not the catalogue's. Codes are the gatekeeper's.
-_REFUSALS = {
-    "token_missing": "缺少 token 参数",
-    "token_expired": "token 已过期",
-    "token_invalid": "Token 不合法",
-    "user_disabled": "你已被管理员禁用",
-}
+_REFUSALS = REWORDED["ws"]
 _USER_MISSING = "用户不存在"
 _CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": CloseCode.TOO_MANY}
 
