@@ -144,15 +144,17 @@ class Params(Schema):
         given: dict[str, Any] = {}
         for source in sources:
             given.update((name, value) for name, value in source.items() if value is not None and value != "")
-        try:
-            return self.load(given)  # type: ignore[no-any-return]
-        except ValidationError as error:
-            faults: dict[str, list[str]] = error.normalized_messages()  # type: ignore[no-untyped-call]
+        values: dict[str, Any] = {}
+        # Field by field in ORIG's order, since the first fault is told. `load` would collect all of them, at ten times the cost.
         for name, field in self.fields.items():
-            if name in faults:
-                if name not in given and field.required:
-                    raise InvalidParams(
-                        name, Fault(f"{getattr(field, 'label', None) or name}不能为空", f"`{name}` is missing")
-                    )
-                raise InvalidParams(name, faults[name][0])
-        raise InvalidParams("", Fault("参数错误", "A parameter is not valid"))
+            if name not in given:
+                if field.required:
+                    label = getattr(field, "label", None) or name
+                    raise InvalidParams(name, Fault(f"{label}不能为空", f"`{name}` is missing"))
+                values[name] = field.load_default
+                continue
+            try:
+                values[name] = field.deserialize(given[name], name, given)
+            except ValidationError as error:
+                raise InvalidParams(name, error.messages[0]) from error
+        return values

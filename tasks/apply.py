@@ -35,11 +35,12 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """One entry of an append: whose news it is, and what to tell of it."""
+    """One entry of an append: whose news it is, and what to tell of it. Shared by all recipients of a message."""
 
     outcome: Outcome
     body: bytes
     is_own: bool
+    entry: inbox.LogEntry
 
 
 class Applier:
@@ -55,79 +56,52 @@ class Applier:
         Raises StoreUnavailable, DatabaseUnavailable: some of it may be written; repeating is safe.
         """
         news = News()
-        appends: dict[tuple[int, int], inbox.Appends] = {}
-        written: dict[tuple[int, int], list[_Written]] = {}
+        written: dict[tuple[int, int], list[_Written]] = {}  # by user and shard, in order of position
         cursors: dict[str, tuple[int, str]] = {}
-        self._append_to_groups(decided)
         for shard, outcomes in decided.items():
             for outcome in _each_once(outcomes):
-                self._spread(shard, outcome, appends, written)
-        todo = list(appends.values())
-        for start in range(0, len(todo), _CHUNK):
+                _spread(shard, outcome, written)
+        # Before the inbox entries that refer to them, in the same round trip.
+        first = self._group_log_commands(decided)
+        todo = list(written.items())
+        for start in range(0, max(len(todo), 1), _CHUNK):
             chunk = todo[start : start + _CHUNK]
-            for append, answer in zip(chunk, self._append(chunk), strict=True):
-                _note_deliveries(news, append, answer, written[append.user_id, append.shard], cursors)
+            for ((user_id, _), entries), answer in zip(chunk, self._append(chunk, first), strict=True):
+                _note_deliveries(news, user_id, answer, entries, cursors)
+            first = []
             keep_leases()
         self._leave_tombstones(decided)
         self._note_verdicts(news, [outcome for outcomes in decided.values() for outcome in outcomes], cursors)
         return news
 
-    def _append_to_groups(self, decided: Mapping[int, Sequence[Outcome]]) -> None:
-        """Write the groups' logs, before the inbox entries that refer to them."""
+    def _group_log_commands(self, decided: Mapping[int, Sequence[Outcome]]) -> list[Command]:
+        """Give what writes the groups' logs."""
         logs: dict[int, list[tuple[int, bytes]]] = {}
         for outcomes in decided.values():
             for outcome in _each_once(outcomes):
                 row = outcome.row or {}
                 if row["group_id"] is not None and row["seq"] is not None:
                     logs.setdefault(row["group_id"], []).append((row["seq"], outcome.body))
-        run(
-            self._client,
-            [chatlog.append_group_command(g, entries, log_max=self._log_max) for g, entries in logs.items()],
-        )
+        return [chatlog.append_group_command(g, entries, log_max=self._log_max) for g, entries in logs.items()]
 
     def _leave_tombstones(self, decided: Mapping[int, Sequence[Outcome]]) -> None:
         """Replace what was recalled. After the appends: only these make sure that there is an inbox to replace it in."""
         targets = [o.target for outcomes in decided.values() for o in _each_once(outcomes) if o.target is not None]
         run(self._client, [command for target in targets for command in _tombstones(*target)])
 
-    def _spread(
-        self,
-        shard: int,
-        outcome: Outcome,
-        appends: dict[tuple[int, int], inbox.Appends],
-        written: dict[tuple[int, int], list[_Written]],
-    ) -> None:
-        """Note the entry that each owner's inbox gets."""
-        request, row = outcome.request, outcome.row or {}
-        position, group_id, seq = row["shard_seq"], row["group_id"], row["seq"]
-        reference = (group_id, seq) if group_id is not None and seq is not None else None
-        # A recall has no place in the log, and a group's log is not the owner's.
-        is_logged = group_id is None and seq is not None
-
-        def add(owner_id: int, entry: bytes, peer_id: int, body: bytes, *, is_own: bool) -> None:
-            key = (owner_id, shard)
-            append = appends.get(key)
-            if append is None:
-                append, written[key] = appends.setdefault(key, inbox.Appends(owner_id, shard)), []
-            append.entries.append((position, entry, peer_id if is_logged else None, body))
-            written[key].append(_Written(outcome, body, is_own))
-
-        entry = inbox.Entry(shard, position, None, b"" if reference else outcome.body, reference).encode()
-        for owner_id in outcome.recipient_ids:
-            add(owner_id, entry, request.sender_id, outcome.body, is_own=False)
-        if row["is_to_sender"]:
-            # A notice comes from nobody's device, and a group's recall is shown to the recaller too (ORIG 6.5).
-            is_own = request.kind == "send" or (request.kind == "recall" and group_id is None)
-            device = request.device if is_own else None
-            own = inbox.Entry(shard, position, device, b"" if reference else outcome.sender_body, reference)
-            add(request.sender_id, own.encode(), request.to_id, outcome.sender_body, is_own=is_own)
-
-    def _append(self, appends: Sequence[inbox.Appends]) -> list[inbox.Appended]:
-        commands = [append.command(inbox_max=self._inbox_max, log_max=self._log_max) for append in appends]
-        answers = [inbox.Appended.parse(answer) for answer in run(self._client, commands)]
+    def _append(
+        self, appends: Sequence[tuple[tuple[int, int], list[_Written]]], first: list[Command]
+    ) -> list[inbox.Appended]:
+        commands = [
+            inbox.append_command(
+                user_id, shard, [w.entry for w in entries], inbox_max=self._inbox_max, log_max=self._log_max
+            )
+            for (user_id, shard), entries in appends
+        ]
+        answers = list(map(inbox.Appended.parse, run(self._client, [*first, *commands])[len(first) :]))
         closed = [index for index, answer in enumerate(answers) if answer.epoch is None]
         if closed:
-            users = {appends[index].user_id for index in closed}
+            users = {appends[index][0][0] for index in closed}
             run(self._client, [load_inbox(self._database, user_id, self._inbox_max) for user_id in users])
             for index, answer in zip(closed, run(self._client, [commands[index] for index in closed]), strict=True):
                 answers[index] = inbox.Appended.parse(answer)
@@ -160,6 +134,28 @@ class Applier:
                 news.of(presence.process_of(live)).refusals.append(refusal)
 
 
+def _spread(shard: int, outcome: Outcome, written: dict[tuple[int, int], list[_Written]]) -> None:
+    """Note the entry that each owner's inbox gets."""
+    request, row = outcome.request, outcome.row or {}
+    position, group_id, seq = row["shard_seq"], row["group_id"], row["seq"]
+    reference = (group_id, seq) if group_id is not None and seq is not None else None
+    # A recall has no place in the log, and a group's log is not the owner's.
+    is_logged = group_id is None and seq is not None
+
+    def entry_of(own_device: str | None, peer_id: int, body: bytes) -> inbox.LogEntry:
+        entry = inbox.Entry(shard, position, own_device, b"" if reference else body, reference)
+        return inbox.LogEntry(position, entry.encode(), peer_id if is_logged else None, body)
+
+    theirs = _Written(outcome, outcome.body, False, entry_of(None, request.sender_id, outcome.body))
+    for owner_id in outcome.recipient_ids:
+        written.setdefault((owner_id, shard), []).append(theirs)
+    if row["is_to_sender"]:
+        # A notice comes from nobody's device, and a group's recall is shown to the recaller too (ORIG 6.5).
+        is_own = request.kind == "send" or (request.kind == "recall" and group_id is None)
+        own = entry_of(request.device if is_own else None, request.to_id, outcome.sender_body)
+        written.setdefault((request.sender_id, shard), []).append(_Written(outcome, outcome.sender_body, is_own, own))
+
+
 def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return what is stored, repeats of the same message left out."""
     stored = {o.request.id: o for o in reversed(outcomes) if o.row is not None and o.code is None}
@@ -183,7 +179,7 @@ def _tombstones(target: Mapping[str, object], body: bytes, sender_body: bytes) -
 
 def _note_deliveries(
     news: News,
-    append: inbox.Appends,
+    user_id: int,
     answer: inbox.Appended,
     entries: Sequence[_Written],
     cursors: dict[str, tuple[int, str]],
@@ -202,5 +198,5 @@ def _note_deliveries(
             own_id = request.id if request.kind == "send" else None  # a recall's result is the route's answer
             own = (request.device, own_id) if entry.is_own else (None, None)
             publication.deliveries.append(
-                bus.Delivery(append.user_id, answer.epoch, cursor or answer.newest, place, *own)
+                bus.Delivery(user_id, answer.epoch, cursor or answer.newest, place, *own)
             )

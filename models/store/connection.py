@@ -190,6 +190,11 @@ def pack(command: tuple[Any, ...]) -> bytes:
     return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows fewer types than it takes
 
 
+def pack_arguments(arguments: tuple[Any, ...]) -> bytes:
+    """Encode arguments of a command that is put together from packed parts, which begins with `*<number of parts>`."""
+    return pack(arguments).split(b"\r\n", 1)[1]
+
+
 def _read_answers(connection: Any, count: int) -> list[Any]:
     reader, sock = connection._parser._reader, connection._sock
     answers: list[Any] = []

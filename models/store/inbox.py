@@ -11,13 +11,14 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
 import orjson
 
 from models.store import keys
-from models.store.connection import SCRIPTS, Command
+from models.store.connection import SCRIPTS, Command, pack_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +53,52 @@ def decode(raw: bytes) -> Entry:
     )
 
 
-@dataclass(slots=True)
-class Appends:
-    """What one shard's batch appends to one user, in order of position."""
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What an append adds for one message: to the inbox, and to the log of a one-to-one conversation where `peer_id` is set."""
 
-    user_id: int
-    shard: int
-    entries: list[tuple[int, bytes, int | None, bytes]] = field(default_factory=list)  # position, entry, log peer, body
+    position: int
+    entry: bytes
+    peer_id: int | None
+    body: bytes
+    packed: bytes = field(default=b"", compare=False)  # its arguments as Redis reads them, where they name no log
 
-    def command(self, *, inbox_max: int, log_max: int) -> Command:
-        peers = list(dict.fromkeys(peer for _, _, peer, _ in self.entries if peer is not None))
-        logs = [keys.single_log(self.user_id, peer) for peer in peers]
-        args: list[Any] = [self.shard, inbox_max, log_max]
-        for position, entry, peer, body in self.entries:
-            args += (position, entry, 0 if peer is None else peers.index(peer) + 4, b"" if peer is None else body)
-        owner = [keys.cursor(self.user_id), keys.inbox(self.user_id), keys.online(self.user_id)]
-        return SCRIPTS["append"].call([*owner, *logs], args)
+    def __post_init__(self) -> None:
+        if self.peer_id is None:
+            # Once for all its recipients: of a group's message to a thousand members this is most of what there is to do.
+            object.__setattr__(self, "packed", pack_arguments((self.position, self.entry, 0, b"")))
+
+
+def append_command(
+    user_id: int, shard: int, entries: Sequence[LogEntry], *, inbox_max: int, log_max: int
+) -> Command:
+    """Append what one shard's batch brings to one user, in order of position. The answer: `Appended.parse`."""
+    peers = dict.fromkeys(entry.peer_id for entry in entries if entry.peer_id is not None)
+    if not peers:
+        head = _append_head(4 * len(entries), shard, inbox_max, log_max)
+        return b"".join([head[0], _owner_keys(user_id), head[1], *[entry.packed for entry in entries]])
+    places: dict[int | None, int] = {peer_id: place for place, peer_id in enumerate(peers, 4)}
+    args: list[Any] = [shard, inbox_max, log_max]
+    for entry in entries:
+        is_logged = entry.peer_id is not None
+        args += (entry.position, entry.entry, places.get(entry.peer_id, 0), entry.body if is_logged else b"")
+    owner = (keys.cursor(user_id), keys.inbox(user_id), keys.online(user_id))
+    return SCRIPTS["append"].call([*owner, *(keys.single_log(user_id, peer_id) for peer_id in peers)], args)
+
+
+@lru_cache(maxsize=1_000)
+def _append_head(entry_args: int, shard: int, inbox_max: int, log_max: int) -> tuple[bytes, bytes]:
+    """Give an append's packed beginning, up to the keys of its owner, and what follows these up to the first entry."""
+    sha = SCRIPTS["append"].sha
+    return (
+        b"*%d\r\n" % (3 + 3 + 3 + entry_args) + pack_arguments(("EVALSHA", sha, 3)),
+        pack_arguments((shard, inbox_max, log_max)),
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _owner_keys(user_id: int) -> bytes:
+    return pack_arguments((keys.cursor(user_id), keys.inbox(user_id), keys.online(user_id)))
 
 
 @dataclass(frozen=True, slots=True)

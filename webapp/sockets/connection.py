@@ -31,6 +31,7 @@ _PAGE_ENTRIES = 500
 _WRITE_BYTES = 65_536
 _SLOW_SECONDS = 10.0  # a peer that takes no byte for so long is cut off
 _RETRY_SECONDS = 0.5
+_PING_PAUSE_SECONDS = 0.25  # where messages follow each other closely one ping covers many
 
 _HEARTBEAT = encode_frame(frames.HEARTBEAT)
 
@@ -40,7 +41,9 @@ class Office(Protocol):
 
     def read_inbox(self, connection: Connection, most: int) -> Page: ...
 
-    def acknowledge(self, connection: Connection, *, urgent: bool) -> None: ...
+    def acknowledge(self, connection: Connection) -> None: ...
+
+    def ping_later(self, connection: Connection) -> None: ...
 
     def receive(self, connection: Connection, payload: bytes) -> None: ...
 
@@ -61,6 +64,7 @@ class Connection:
         "_nonce",
         "_office",
         "_ping_cursor",
+        "_ping_due",
         "_settled",
         "acknowledged",
         "device",
@@ -128,6 +132,7 @@ class Connection:
         self._frames_until = 0.0  # end of the window that `_frames_left` is for
         self._nonce = secrets.token_hex(4).encode()
         self._ping_cursor: int | None = None  # cursor the outstanding ping covers
+        self._ping_due = 0.0  # before then another waits, for what is written until then
         self._missed_pongs = 0
 
     def begin(self, epoch: str, acknowledged: int, start: int, greetings: bytes) -> None:
@@ -286,7 +291,7 @@ class Connection:
                 # The legacy client has shown its own message already. Nothing to wait for, so it counts as had.
                 if was_clear:
                     self.acknowledged = cursor
-                    self._office.acknowledge(self, urgent=False)
+                    self._office.acknowledge(self)
                 return b""
             return frame or encode_frame(frames.single_chat(body, now_ms()))
         if is_mine and message_id is not None and (is_news or message_id in self.refs):
@@ -302,14 +307,22 @@ class Connection:
         """Take a protocol 2 client's word that everything up to `cursor` is safe. Beyond what was written: ignored."""
         if self.acknowledged < cursor <= self.written:
             self.acknowledged = cursor
-            self._office.acknowledge(self, urgent=True)
+            self._office.acknowledge(self)
 
     def _ping_bytes(self) -> bytes:
         """Give a ping that covers what is written, where one is due and none is under way. Protocol 2 needs none."""
         if self._ping_cursor is not None or self.written <= self.acknowledged or self.protocol == 2:
             return b""
-        self._ping_cursor = self.written
+        now = time.monotonic()
+        if now < self._ping_due:
+            self._office.ping_later(self)
+            return b""
+        self._ping_cursor, self._ping_due = self.written, now + _PING_PAUSE_SECONDS
         return encode_frame(b"%s:%d" % (self._nonce, self.written), Opcode.PING)
+
+    def ping(self) -> None:
+        """Send the ping that had to wait."""
+        self._write(self._ping_bytes())
 
     def _on_pong(self, payload: bytes) -> None:
         # Any other pong is somebody's own idea (RFC 6455 allows it) and says nothing about what was read.
@@ -319,9 +332,7 @@ class Connection:
         cursor, self._ping_cursor = self._ping_cursor, None
         if self.protocol == 1:
             self.acknowledge(cursor)
-            ping = self._ping_bytes()
-            if ping:
-                self._write(ping)
+            self.ping()
 
     def heartbeat(self) -> None:
         """Send the application's ping and a websocket ping; drop a peer that has answered neither of the last two."""

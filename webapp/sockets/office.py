@@ -36,7 +36,7 @@ from webapp.sockets.wire import encode_frame
 
 log = structlog.get_logger()
 
-_FLUSH_SECONDS = 1.0
+_FLUSH_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
 _HEARTBEAT_SLICES = 30
@@ -89,6 +89,7 @@ class SocketOffice:
         self._connect_rate = ConnectRate(parse_frame_rate(settings.rate_limit_connects))
         self.receive = receive
         self._acknowledged: set[Connection] = set()  # positions that rose, not yet told to Redis
+        self._unpinged: set[Connection] = set()  # have written what no ping covers yet
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
         self.is_closing = False
         # Those who follow what becomes of connections, and must not block.
@@ -99,6 +100,7 @@ class SocketOffice:
     def start(self) -> None:
         for task, seconds in (
             (self._flush_acknowledged, _FLUSH_SECONDS),
+            (self._ping_waiting, _FLUSH_SECONDS),
             (self._checkpoint, _CHECKPOINT_SECONDS),
             (self._renew_presence, _PRESENCE_SECONDS),
             (self._check_sessions, _PRESENCE_SECONDS),
@@ -250,7 +252,9 @@ class SocketOffice:
 
     def closed(self, connection: Connection) -> None:
         self._registry.remove(connection)
-        self._acknowledged.discard(connection)
+        self._unpinged.discard(connection)
+        if connection in self._acknowledged:
+            self._tell_acknowledged(connection)  # what was acknowledged does not come again
         for wait in connection.waits:
             self._registry.close_wait(wait)  # a verdict that was lost would keep it, and this connection, for ever
         forget = presence.disconnect_command(connection.user_id, connection.device, connection.name)
@@ -418,13 +422,13 @@ class SocketOffice:
         with self._database.reading() as connection:
             return messages.load_bodies(connection, f"group:{group_id}", seqs)
 
-    def acknowledge(self, connection: Connection, *, urgent: bool) -> None:
+    def acknowledge(self, connection: Connection) -> None:
         for follow in self.on_acknowledged:
             follow(connection)
-        if urgent:
-            self._tell_acknowledged(connection)
-        else:
-            self._acknowledged.add(connection)
+        self._acknowledged.add(connection)
+
+    def ping_later(self, connection: Connection) -> None:
+        self._unpinged.add(connection)
 
     # Housekeeping of this process
 
@@ -439,6 +443,11 @@ class SocketOffice:
     def _flush_acknowledged(self) -> None:
         for connection in list(self._acknowledged):
             self._tell_acknowledged(connection)
+
+    def _ping_waiting(self) -> None:
+        waiting, self._unpinged = self._unpinged, set()
+        for connection in waiting:
+            connection.ping()
 
     def _checkpoint(self) -> None:
         """Keep in SQL how far devices have acknowledged, for the case that Redis loses its data."""

@@ -12,13 +12,13 @@ if not state[1] then
 end
 local newest, applied = tonumber(state[2]), tonumber(state[3] or '0')
 local inbox_max, log_max = tonumber(ARGV[2]), tonumber(ARGV[3])
-local cursors, first = {}, newest
+local cursors, length = {}, 0
 for i = 4, #ARGV, 4 do
   local position, entry, log = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
   if position > applied then
     applied = position
     if entry ~= '' then
-      redis.call('RPUSH', KEYS[2], entry)
+      length = redis.call('RPUSH', KEYS[2], entry)
       newest = newest + 1
       cursors[#cursors + 1] = newest
     else
@@ -34,11 +34,8 @@ for i = 4, #ARGV, 4 do
   end
 end
 redis.call('HSET', KEYS[1], 'next', newest, 's:' .. ARGV[1], applied)
-if newest > first then
-  local length = redis.call('LLEN', KEYS[2])
-  if length > inbox_max then
-    redis.call('LTRIM', KEYS[2], -inbox_max, -1)
-    redis.call('HINCRBY', KEYS[1], 'base', length - inbox_max)
-  end
+if length > inbox_max then
+  redis.call('LTRIM', KEYS[2], -inbox_max, -1)
+  redis.call('HINCRBY', KEYS[1], 'base', length - inbox_max)
 end
 return {state[1], cursors, newest, redis.call('HVALS', KEYS[3])}
