@@ -56,6 +56,16 @@ GUARANTEES = {
     "slow": "G7",
 }
 
+# What the summary counts a kind as; all others are unexplained.
+_COMMON_NAMES = {
+    "lost": "lost",
+    "missed": "lost",
+    "doubled": "doubled",
+    "redelivered": "doubled",
+    "reordered": "out of order",
+    "slow": "slow",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -69,13 +79,30 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceFigures:
+    """What one device was owed and shown.
+
+    owed: accepted sends that it had to be shown; delivered: of them, those that it was; again: shown again on a later connection
+    """
+
+    user: int
+    device: str
+    sort: str  # protocol and traits, in words
+    owed: int
+    delivered: int
+    again: int
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """What the run did, in numbers.
 
+    sent: sends, each counted once however often it was tried
     redelivered: sightings on a later connection of what its device had seen already
     excused: accepted with 202, without a verdict when Redis was emptied, and gone with it
     """
 
+    sent: int
     accepted200: int
     accepted202: int
     by_socket: int
@@ -93,6 +120,7 @@ class Figures:
     closes: dict[str, int]
     resets: int
     resets_with_gap: int
+    devices: tuple[DeviceFigures, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -127,6 +155,14 @@ class Verdict:
     def ok(self) -> bool:
         """Whether every promise was kept."""
         return not self.kinds
+
+    @property
+    def summary(self) -> str:
+        """The findings in one line, by what a user would call them."""
+        counts = dict.fromkeys(("lost", "doubled", "out of order", "unexplained", "slow"), 0)
+        for kind, found in self.findings.items():
+            counts[_COMMON_NAMES.get(kind, "unexplained")] += len(found)
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in self.findings.items())
@@ -605,6 +641,7 @@ def _figures(run: _Run, excused: set[str]) -> Figures:
         f"by {closed.by}" if closed.code is None else f"code {closed.code}" for closed in run.closed.values()
     )
     return Figures(
+        sent=len(run.sends),
         accepted200=outcomes["accepted200"],
         accepted202=outcomes["accepted202"],
         by_socket=outcomes["socket"],
@@ -624,6 +661,32 @@ def _figures(run: _Run, excused: set[str]) -> Figures:
         closes=dict(sorted(closes.items())),
         resets=len(run.resets),
         resets_with_gap=sum(reset.first <= reset.last for reset in run.resets),
+        devices=_by_device(run, excused),
+    )
+
+
+def _by_device(run: _Run, excused: set[str]) -> tuple[DeviceFigures, ...]:
+    owed: defaultdict[Place, int] = defaultdict(int)
+    delivered: defaultdict[Place, int] = defaultdict(int)
+    again: defaultdict[Place, int] = defaultdict(int)
+    for text, send in run.sends.items():
+        connections = {(one.user, one.device, one.connection_no) for one in send.sightings}
+        shown = Counter((user, device) for user, device, _ in connections)
+        for place, count in shown.items():
+            again[place] += count - 1
+        if send.accepted and text not in excused:
+            for place in run.places(send):
+                owed[place] += 1
+                delivered[place] += place in shown
+    return tuple(
+        DeviceFigures(
+            *place,
+            sort=", ".join([f"protocol {joined.protocol}", *joined.traits, *([joined.kind] * (joined.kind != "good"))]),
+            owed=owed[place],
+            delivered=delivered[place],
+            again=again[place],
+        )
+        for place, joined in sorted(run.joined.items())
     )
 
 

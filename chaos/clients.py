@@ -6,6 +6,7 @@ All live in one asyncio loop and record what they see in the `World`'s history. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -59,8 +60,10 @@ class World:
     delivered: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     delays: list[tuple[float, float]] = field(default_factory=list)  # when received, seconds since the first try
+    is_loaded: asyncio.Event = field(default_factory=asyncio.Event)  # senders, flooders and the prober write until then
     is_ending: bool = False  # everybody stays online from now on
     is_over: bool = False
+    give_up: float = float("inf")  # when senders leave what they do not know
     _pending: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
     _seen: dict[str, set[tuple[int, str]]] = field(default_factory=lambda: defaultdict(set))
     _first_try: dict[str, float] = field(default_factory=dict)
@@ -356,18 +359,20 @@ class Sender:
         self._chance = random.Random(f"{world.seed}:{device.user}:sender")
         self._http = Http(device.address, device.token)
 
-    async def run(self, until: float, give_up: float) -> None:
-        """Write until a moment; repeat what is undecided until a later one."""
+    async def run(self) -> None:
+        """Write until the load ends; repeat what is undecided for some time longer."""
         due = time.monotonic() + self._chance.uniform(0, self._interval)
         number = 0
-        while due < until:
+        while True:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if self._world.is_loaded.is_set():
+                break
             number += 1
-            await self._deliver(f"{self._device.user} writes {number}", give_up)
+            await self._deliver(f"{self._device.user} writes {number}")
             due = max(due + self._interval, time.monotonic() - _BACKLOG_SECONDS)
         self._http.close()
 
-    async def _deliver(self, text: str, give_up: float) -> None:
+    async def _deliver(self, text: str) -> None:
         is_group = self._chance.random() < self._group_share
         device, chance = self._device, self._chance.random()
         via: Via = "async" if chance < 0.15 else "http"
@@ -377,7 +382,7 @@ class Sender:
             sent = await self._try(text, is_group, via)
             self._world.tried(sent)
             is_known = sent.is_accepted or (sent.outcome == "refused" and sent.code not in _TRY_AGAIN)
-            if is_known or time.monotonic() > give_up:
+            if is_known or time.monotonic() > self._world.give_up:
                 return
             await asyncio.sleep(self._chance.uniform(*_REPEAT_SECONDS))
 
@@ -451,10 +456,10 @@ class Prober:
         _, _, number = text.partition(" ")
         self._received.setdefault(int(number), now)
 
-    async def run(self, until: float) -> None:
-        """Probe until a moment."""
+    async def run(self) -> None:
+        """Probe until the load ends."""
         async for _ in ticks(_PROBE_SECONDS):
-            if time.monotonic() > until:
+            if self._world.is_loaded.is_set():
                 return
             self._sent.append(time.monotonic())
             _background(self._probe(len(self._sent) - 1))
@@ -493,16 +498,22 @@ class Flooder:
         self._chance = random.Random(f"{world.seed}:{device.user}:flood")
         self._number = 0
 
-    async def run(self, until: float) -> None:
-        """Flood now and then until a moment."""
-        while time.monotonic() < until:
-            await asyncio.sleep(self._chance.uniform(3.0, 10.0))
+    async def run(self) -> None:
+        """Flood now and then until the load ends."""
+        while not await self._pauses(self._chance.uniform(3.0, 10.0)):
             if self._chance.random() < 0.5 and self._device.socket is not None:
                 for _ in range(120):
                     if self._device.socket is not None:
                         self._device.socket.write_json({"type": "typing", "chatType": "single", "to_id": self._peer})
             else:
                 await asyncio.gather(*(self._burst() for _ in range(8)))
+
+    async def _pauses(self, seconds: float) -> bool:
+        """Wait so long, or until the load ends; say whether it has."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._world.is_loaded.wait()
+        return self._world.is_loaded.is_set()
 
     async def _burst(self) -> None:
         http = Http(self._device.address, self._device.token)

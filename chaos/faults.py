@@ -59,6 +59,7 @@ class Injector:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.current: list[str] = []
+        self.last_end = 0.0  # when the faults of the newest slot were over
         self.failure: BaseException | None = None
 
     def start(self, steps: list[Step], begin: float) -> None:
@@ -82,12 +83,12 @@ class Injector:
             slots: dict[int, list[Step]] = {}
             for step in steps:
                 slots.setdefault(step.slot, []).append(step)
-            last_end = begin
+            self.last_end = begin
             for slot in slots.values():
                 # Slow recoveries delay what follows rather than hide in it.
                 wait_until(
-                    lambda end=last_end: self._stop.is_set() or self._is_recovered(end),  # type: ignore[misc]
-                    max(0.0, last_end + _UNRECOVERED_SECONDS - time.monotonic()),
+                    lambda: self._stop.is_set() or self._is_recovered(self.last_end),
+                    max(0.0, self.last_end + _UNRECOVERED_SECONDS - time.monotonic()),
                     0.1,
                 )
                 if self._stop.wait(max(0.0, begin + slot[0].at - time.monotonic())):
@@ -98,7 +99,7 @@ class Injector:
                 self._strike(slot[0])
                 for thread in threads:
                     thread.join()
-                last_end = time.monotonic()
+                self.last_end = time.monotonic()
         except BaseException as error:
             self.failure = error
 
@@ -152,7 +153,7 @@ class Injector:
             with redis.Redis(unix_socket_path=str(self._real_redis), socket_timeout=5.0) as client:
                 while True:
                     try:
-                        client.flushdb()
+                        client.flushall()
                         return
                     except redis.RedisError:
                         if time.monotonic() > started + 5.0:
@@ -197,6 +198,7 @@ class Injector:
             ("worker", signal.SIGTERM),
             ("housekeeping", signal.SIGTERM),
             ("beat", signal.SIGTERM),
+            ("flower", signal.SIGTERM),
             ("redis", signal.SIGTERM),
         ):
             pids = self._instance.processes(kind)  # type: ignore[arg-type]  # each is one

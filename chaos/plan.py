@@ -50,7 +50,7 @@ FAULT_KINDS = {
         FaultKind("stop worker", "SIGSTOP of a worker, then SIGCONT", 5, frozenset(), (2.0, 6.0)),
         FaultKind("stop beat", "SIGSTOP of beat, then SIGCONT", 1, frozenset(), (2.0, 6.0)),
         FaultKind("stop redis", "SIGSTOP of the embedded Redis, then SIGCONT", 3, frozenset({"redis"}), (2.0, 6.0)),
-        FaultKind("empty redis", "everything in Redis's database 0 removed", 3, frozenset({"redis"})),
+        FaultKind("empty redis", "everything in Redis removed, the broker's database too", 3, frozenset({"redis"})),
         FaultKind("drop clients", "TCP resets of client connections", 4),
         FaultKind("half open", "client connections that carry nothing any more and do not end", 3),
         *_network("redis", "redis proxy"),

@@ -38,7 +38,7 @@ def as_text(options: Options | None, history: History, verdict: Verdict, foreign
     """Return the verdict as people read it. foreign_load: in percent of the machine's processors."""
     figures = verdict.figures
     joined = [event for event in history if isinstance(event, Joined)]
-    lines = [f"{'OK' if verdict.ok else 'BROKEN'}"]
+    lines = [f"{'OK' if verdict.ok else 'BROKEN'}: {verdict.summary}"]
     if options is not None:
         lines.append(
             f"seed {options.seed}, {options.duration:.0f} s at {options.rate:.0f} sends/s, a fault every"
@@ -51,6 +51,7 @@ def as_text(options: Options | None, history: History, verdict: Verdict, foreign
         f" {sum(one.protocol == 2 for one in joined)} of them on protocol 2",
         "",
         "sends",
+        f"  {figures.sent:7} sent, each as often as it took",
         f"  {figures.accepted200:7} accepted with 200",
         f"  {figures.by_socket:7} accepted with a sendResult",
         f"  {figures.accepted202:7} accepted with 202, {figures.excused} of them gone undecided with Redis's data",
@@ -64,6 +65,7 @@ def as_text(options: Options | None, history: History, verdict: Verdict, foreign
         f"  {figures.sightings:7} seen, {figures.redelivered} of them again on a later connection",
         f"  {figures.delivery_p50_ms:7.1f} ms from send to receipt, median while nothing is disturbed",
         f"  {figures.delivery_p99_ms:7.1f} ms 99th percentile of the same",
+        *_by_sort(verdict),
         "connections ended",
         *[f"  {count:7} {how}" for how, count in figures.closes.items()],
         f"  {figures.resets:7} resets told to clients, {figures.resets_with_gap} of them with a gap",
@@ -83,6 +85,17 @@ def as_text(options: Options | None, history: History, verdict: Verdict, foreign
         if len(found) > _SHOWN:
             lines.append(f"{kind}: … and {len(found) - _SHOWN} more")
     return "\n".join(lines) + "\n"
+
+
+def _by_sort(verdict: Verdict) -> list[str]:
+    """Return what devices of each sort were owed and shown; `verdict.json` has each device."""
+    lines = [f"  {'devices':36} {'number':>6} {'owed':>8} {'delivered':>9} {'again':>7} {'lost':>6}"]
+    for sort in sorted({device.sort for device in verdict.figures.devices}):
+        devices = [device for device in verdict.figures.devices if device.sort == sort]
+        owed, delivered = sum(one.owed for one in devices), sum(one.delivered for one in devices)
+        again = sum(one.again for one in devices)
+        lines.append(f"  {sort:36} {len(devices):6} {owed:8} {delivered:9} {again:7} {owed - delivered:6}")
+    return lines
 
 
 def as_json(

@@ -37,6 +37,8 @@ _HEARTBEAT_SECONDS = 5  # of 30: so that half-open connections end within a shor
 _CONNECT_SECONDS = 30.0
 _REPEAT_AFTER_SECONDS = 20.0  # after the load's end, until which senders repeat what is unknown
 _QUIET_SECONDS = 60.0
+_DECIDED_SECONDS = 30.0  # after that, until which everything accepted must have its verdict
+_ANSWER_SECONDS = 10.0  # for the question about one send
 _LOOK_SECONDS = 1.0  # at what else the machine does
 _SAMPLE_OF_200 = 200  # of sends with a verdict, how many are asked for in the end all the same
 
@@ -252,7 +254,6 @@ async def _drive(options: Options, instance: Instance, proxy: Proxy, history: Hi
             await device.is_greeted.wait()
     begin = time.monotonic()
     until = begin + options.duration
-    give_up = until + _REPEAT_AFTER_SECONDS
     history.append(Phase("load", begin))
     screen = Screen(world, begin)
     injector = Injector(instance, proxy, history, real_redis, prober.is_recovered, screen.note)
@@ -266,20 +267,26 @@ async def _drive(options: Options, instance: Instance, proxy: Proxy, history: Hi
                 _MEMBERS if user in _MEMBERS else (),
                 rate=options.rate / _PAIRS_USERS,
                 group_share=_GROUP_SHARE * _PAIRS_USERS / len(_MEMBERS),
-            ).run(until, give_up)
+            ).run()
         )
         for user in range(1, _PAIRS_USERS + 1)
     ]
     low, high = _FLOOD_USERS
     writing += [
-        asyncio.create_task(Flooder(world, senders[low], high).run(until)),
-        asyncio.create_task(Flooder(world, senders[high], low).run(until)),
+        asyncio.create_task(Flooder(world, senders[low], high).run()),
+        asyncio.create_task(Flooder(world, senders[high], low).run()),
     ]
-    probing = asyncio.create_task(prober.run(until))
+    probing = asyncio.create_task(prober.run())
     telling = asyncio.create_task(screen.run())
     injector.start(options.plan(), begin)
     try:
         await asyncio.sleep(max(0.0, until - time.monotonic()))
+        # Slow recoveries have delayed the plan: the load goes on until all of it was injected, and the last is over.
+        late = until + options.duration
+        while time.monotonic() < late and (injector.is_busy or not prober.is_recovered(injector.last_end)):
+            await asyncio.sleep(0.2)
+        world.is_loaded.set()
+        world.give_up = time.monotonic() + _REPEAT_AFTER_SECONDS
         history.append(Phase("end", time.monotonic()))
         await asyncio.to_thread(injector.stop)
         if injector.failure is not None:
@@ -325,20 +332,25 @@ def _sent(history: History) -> list[Sent]:
     return [event for event in history if isinstance(event, Sent)]
 
 
-async def _ask(instance: Instance, sent: Sent) -> State:
+async def _ask(instance: Instance, sent: Sent, patience_seconds: float = 0.0) -> State:
+    """Ask for the state of a send; where it is undecided, ask again for so long."""
     http = Http(("127.0.0.1", instance.port), instance.tokens[sent.sender])
     assert sent.message_id is not None
+    started = time.monotonic()
+    state = State(sent.message_id, started, "unasked")
     try:
-        for _ in range(5):
+        while True:
             with contextlib.suppress(OSError):
                 status, body = await http.call("GET", f"/api/chat/messages/{sent.message_id}")
                 if status == 200:
                     data = body["data"]
-                    return State(sent.message_id, time.monotonic(), str(data["status"]), data.get("code"))
-                if status == 404:
-                    return State(sent.message_id, time.monotonic(), "missing")
+                    state = State(sent.message_id, time.monotonic(), str(data["status"]), data.get("code"))
+                elif status == 404:
+                    state = State(sent.message_id, time.monotonic(), "missing")
+            longest = {"unasked": _ANSWER_SECONDS, "accepted": patience_seconds}.get(state.status, 0.0)
+            if time.monotonic() >= started + longest:
+                return state
             await asyncio.sleep(1.0)
-        return State(sent.message_id, time.monotonic(), "unasked")
     finally:
         http.close()
 
@@ -351,10 +363,11 @@ async def _ask_states(world: World, instance: Instance) -> None:
     asked += random.Random(world.seed).sample(decided, min(_SAMPLE_OF_200, len(decided)))
     once = list({one.message_id: one for one in asked}.values())
     queue = iter(once)
+    deadline = time.monotonic() + _DECIDED_SECONDS
 
     async def work() -> None:
         for one in queue:
-            world.history.append(await _ask(instance, one))
+            world.history.append(await _ask(instance, one, max(0.0, deadline - time.monotonic())))
 
     await asyncio.gather(*(work() for _ in range(8)))
 

@@ -44,7 +44,9 @@ def _keep(folder: Path, history: History) -> Path:
 def test_the_text_says_what_was_done_and_what_came_of_it() -> None:
     text = report.as_text(_OPTIONS, _run(), check(_run()))
 
-    assert text.startswith("OK\n")
+    assert text.startswith("OK: 0 lost, 0 doubled, 0 out of order, 0 unexplained, 0 slow\n")
+    assert "     59 sent" in text
+    assert "  protocol 1                                2       59        59       0      0" in text
     assert "seed 7" in text
     assert "     59 accepted with 200" in text
     assert "  kill web " in text
@@ -55,7 +57,7 @@ def test_a_broken_promise_is_named_first() -> None:
 
     text = report.as_text(_OPTIONS, history, check(history))
 
-    assert text.startswith("BROKEN\n")
+    assert text.startswith("BROKEN: 1 lost, 0 doubled, 0 out of order, 0 unexplained, 0 slow\n")
     assert "lost: accepted, never received by user 2" in text
 
 
