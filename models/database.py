@@ -180,7 +180,7 @@ class _Ids(TypeDecorator[list[int]]):
         return orjson.dumps(list(value)).decode() if dialect.name == "sqlite" else list(value)
 
 
-class among(ColumnElement[bool]):  # noqa: N801  reads as an operator, like SQLAlchemy's own
+class among(ColumnElement[bool]):
     """`among(column, "ids")`: the column's value is one of the ids given as parameter `ids`, a sequence.
 
     Unlike `in_` the statement is the same text whatever the number of ids, so that it is built and prepared once: with a

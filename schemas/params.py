@@ -151,7 +151,8 @@ class Params(Schema):
                 if field.required:
                     label = getattr(field, "label", None) or name
                     raise InvalidParams(name, Fault(f"{label}不能为空", f"`{name}` is missing"))
-                values[name] = field.load_default
+                if field.load_default is not missing:
+                    values[name] = field.load_default
                 continue
             try:
                 values[name] = field.deserialize(given[name], name, given)

@@ -197,6 +197,4 @@ def _note_deliveries(
             place = publication.place(entry.body) if cursor else -1
             own_id = request.id if request.kind == "send" else None  # a recall's result is the route's answer
             own = (request.device, own_id) if entry.is_own else (None, None)
-            publication.deliveries.append(
-                bus.Delivery(user_id, answer.epoch, cursor or answer.newest, place, *own)
-            )
+            publication.deliveries.append(bus.Delivery(user_id, answer.epoch, cursor or answer.newest, place, *own))

@@ -31,6 +31,7 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
         """Decide what waits in the outbox. Returns {decided, refused, batches}."""
+
         def ring() -> None:
             celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,11 @@ class Gatekeeper:
         self._store = store
         self._database = database
 
-    def admit(self, token: str | None) -> Caller:
-        """Raises ApiError with token_missing, token_expired, token_invalid or user_disabled; StoreUnavailable."""
+    def admit(self, token: str | None, meanwhile: Callable[[int], None] | None = None) -> Caller:
+        """Raises ApiError with token_missing, token_expired, token_invalid or user_disabled; StoreUnavailable.
+
+        meanwhile: called with the user's id before Redis is asked for his session, to ask for something in the same trip
+        """
         if not token:
             raise ApiError("token_missing")
         try:
@@ -50,6 +54,8 @@ class Gatekeeper:
             raise ApiError("token_expired") from error
         except TokenInvalid as error:
             raise ApiError("token_invalid") from error
+        if meanwhile is not None:
+            meanwhile(claims.user_id)
         return self.admit_claims(claims)
 
     def admit_claims(self, claims: Claims) -> Caller:
@@ -60,9 +66,9 @@ class Gatekeeper:
             self._check_in_sql(claims, generation)
         return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id, claims.expires_at)
 
-    def caller(self) -> Caller:
+    def caller(self, meanwhile: Callable[[int], None] | None = None) -> Caller:
         """Return who makes this HTTP request, where its route's description lets him. Raises as `admit`, and ApiError."""
-        caller = self.admit(token_of(request))
+        caller = self.admit(token_of(request), meanwhile)
         description = description_of(current_app.view_functions.get(request.endpoint or ""))
         access = description.access if description is not None else "user"
         is_visitor = caller.role == "visitor"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import gevent
 import limits
 import structlog
+from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 from limits.storage import Storage
 from limits.strategies import FixedWindowRateLimiter
@@ -96,20 +97,27 @@ class Limits:
         digest = hashlib.sha256(device_id.encode()).hexdigest()
         self._hit(what, _PER_DEVICE_ID, digest, "too_many_registrations")
 
-    def ask_send(self, user_id: int, then: Callable[[bool], None]) -> None:
-        """Count a send without waiting; `then(may_pass)` is called from another greenlet and must not block."""
+    def counting_send(self) -> SendCount:
+        """Give a count of a send that shares a round trip with what else is asked for."""
+        return SendCount(self)
+
+    def ask_send(self, user_id: int, then: Callable[[int | None], None]) -> None:
+        """Count a send without waiting; `then` is called from another greenlet and must not block.
+
+        It gets None where the send may pass, else the ms after which he may send again.
+        """
         item = self._sends
         if item is None:
-            then(True)
+            then(None)
             return
 
         def answered(answer: Any, error: StoreUnavailable | None) -> None:
             if error is not None:
                 self._pass_uncounted("sends", error)
-            may_pass = error is not None or answer[0] <= item.amount
-            if not may_pass:
+            is_over = error is None and answer[0] > item.amount
+            if is_over:
                 counts.bounds[_BOUNDS["sends"]] += 1
-            then(may_pass)
+            then(answer[1] if is_over else None)
 
         key = item.key_for("sends", str(user_id))
         self._store.ask(counters.count_command(key, 1, item.get_expiry() * 1000), answered)
@@ -131,6 +139,23 @@ class Limits:
     def _pass_uncounted(self, what: str, error: StoreUnavailable) -> None:
         counts.failures["limit_not_counted"] += 1
         log.warning("limit_not_counted", limit=what, error=str(error))
+
+
+class SendCount:
+    """The count of one send: asked for by `start`, told by `check`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._wait_ms: AsyncResult[int | None] = AsyncResult()
+
+    def start(self, user_id: int) -> None:
+        self._limits.ask_send(user_id, self._wait_ms.set)
+
+    def check(self) -> None:
+        """Raises ApiError with rate_limited."""
+        wait_ms = self._wait_ms.get()
+        if wait_ms is not None:
+            raise ApiError("rate_limited", retry_after=math.ceil(wait_ms / 1000))
 
 
 def _parse(rate: str) -> limits.RateLimitItem | None:

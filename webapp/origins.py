@@ -95,7 +95,10 @@ def check_origins(app: Flask, origins: Origins) -> None:
 
     @app.after_request
     def name_reader(response: Response) -> Response:
-        response.vary.add("Origin")
+        if "Vary" in response.headers:
+            response.vary.add("Origin")
+        else:
+            response.headers["Vary"] = "Origin"  # what `vary.add` does, at a tenth of the cost
         origin = request.headers.get("Origin")
         if origin is not None and origins.admits(request):
             response.headers["Access-Control-Allow-Origin"] = origin

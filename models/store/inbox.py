@@ -69,9 +69,7 @@ class LogEntry:
             object.__setattr__(self, "packed", pack_arguments((self.position, self.entry, 0, b"")))
 
 
-def append_command(
-    user_id: int, shard: int, entries: Sequence[LogEntry], *, inbox_max: int, log_max: int
-) -> Command:
+def append_command(user_id: int, shard: int, entries: Sequence[LogEntry], *, inbox_max: int, log_max: int) -> Command:
     """Append what one shard's batch brings to one user, in order of position. The answer: `Appended.parse`."""
     peers = dict.fromkeys(entry.peer_id for entry in entries if entry.peer_id is not None)
     if not peers:

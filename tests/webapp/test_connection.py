@@ -29,8 +29,11 @@ class _Office:
         first = max(connection.written, self.inbox.base) + 1
         return replace(self.inbox, first=first, entries=self.inbox.entries[first - self.inbox.first :])
 
-    def acknowledge(self, connection: Connection, *, urgent: bool) -> None:
+    def acknowledge(self, connection: Connection) -> None:
         self.acknowledged.append(connection.acknowledged)
+
+    def ping_later(self, connection: Connection) -> None:
+        raise AssertionError("protocol 2 is not pinged in these tests")
 
     def receive(self, connection: Connection, payload: bytes) -> None:
         raise AssertionError("nothing is said in these tests")

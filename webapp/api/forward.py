@@ -25,7 +25,7 @@ from webapp.http import ok, read_params
 from webapp.limiting import Limits
 from webapp.routes import describe
 from webapp.sending import build_send
-from webapp.services import Acceptor, offload
+from webapp.services import Acceptor
 from webapp.sockets.registry import Registry, VerdictWait
 
 _Target = tuple[str, int]  # chat type, user or group
@@ -99,7 +99,7 @@ def make_blueprint(
         caller = gatekeeper.caller()
         params = read_params(FORWARD_PARAMS)
         targets: list[_Target] = [(target["chatType"], target["sendto_id"]) for target in params["to"]]
-        message = offload(database, load, caller.user_id, params["id"])
+        message = offload_refusable(database, load, caller.user_id, params["id"])
         deadline = time.monotonic() + settings.send_wait_seconds
         with ExitStack() as waits:
             # A target that is named twice gets it once.

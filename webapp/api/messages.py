@@ -83,8 +83,9 @@ def make_blueprint(
         ),
     )
     def post_message() -> Response:
-        caller = gatekeeper.caller()
-        limits.count_send(caller.user_id)
+        counting = limits.counting_send()
+        caller = gatekeeper.caller(counting.start)
+        counting.check()
         with VerdictWait(registry) as wait:
             accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
             prefers_async = "respond-async" in request.headers.get("Prefer", "").lower()

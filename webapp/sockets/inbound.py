@@ -129,8 +129,8 @@ class Inbound:
             connection.take_ref(request.id, ref)
             connection.send_text(frames.send_failed(ref, request.id, code, _text(code, connection)))
 
-        def counted(may_pass: bool) -> None:
-            if not may_pass:
+        def counted(wait_ms: int | None) -> None:
+            if wait_ms is not None:
                 give_up("rate_limited")
                 return
             try:
