@@ -55,7 +55,7 @@ class Client(redis.Redis):
 
         Raises RedisError: it is not known which of them took place.
         """
-        packed = b"".join([command if type(command) is bytes else pack(command) for command in commands])
+        packed = b"".join([command if isinstance(command, bytes) else pack(command) for command in commands])
         if not self._room.acquire(timeout=_READ_TIMEOUT_SECONDS):
             raise RedisConnectionError("every connection is in use")
         try:
@@ -187,7 +187,8 @@ def connect(redis_url: str) -> Client:
 
 def pack(command: tuple[Any, ...]) -> bytes:
     """Encode a command as Redis reads it: texts, bytes and numbers."""
-    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows fewer types than it takes
+    packed: bytes = hiredis.pack_command(command)
+    return packed
 
 
 def pack_arguments(arguments: tuple[Any, ...]) -> bytes:

@@ -639,13 +639,14 @@ def _fill_inbox(instance: Instance, user_id: int, sender_id: int, count: int) ->
     client = connect(f"unix://{instance.redis_socket}?db=0")
     shard = 1_000 + secrets.randbelow(1_000_000)
     for start in range(0, count, 500):
-        appends = inbox.Appends(user_id, shard)
+        entries = []
         for number in range(start, start + 500):
             data = json.dumps({"data": str(number), "dataType": False, "otherData": None})
             message = {"id": str(uuid.uuid4()), "from_id": sender_id, "to_id": user_id, "chatType": "single"}
             body = json.dumps(message | {"type": "text", "data": data, "options": None}).encode()
-            appends.entries.append((number + 1, inbox.Entry(shard, number + 1, None, body).encode(), None, b""))
-        run(client, [appends.command(inbox_max=count + 100, log_max=1)])
+            entry = inbox.Entry(shard, number + 1, None, body).encode()
+            entries.append(inbox.LogEntry(number + 1, entry, None, b""))
+        run(client, [inbox.append_command(user_id, shard, entries, inbox_max=count + 100, log_max=1)])
     client.close()
 
 

@@ -168,7 +168,8 @@ class SteppedClient:
         sent = commands[: len(commands) // 2] if is_cut else commands
         answers = self._client.exchange(sent) if sent else []
         channel = keys.process_channel(PROCESS_ID)
-        self._published += [command[2] for command in sent if command[:2] == ("PUBLISH", channel)]
+        tuples = [command for command in sent if isinstance(command, tuple)]
+        self._published += [command[2] for command in tuples if command[:2] == ("PUBLISH", channel)]
         if is_cut:
             self._steps.die()
         self._steps.end(number)
@@ -179,6 +180,9 @@ class SteppedClient:
 
 
 def _command_name(command: Command) -> str:
+    if isinstance(command, bytes):  # packed: of its lines the third is the name, the fifth a script's digest
+        lines = command.split(b"\r\n", 5)
+        command = (lines[2].decode(), lines[4].decode())
     return _SCRIPT_NAMES[command[1]] if command[0] == "EVALSHA" else str(command[0])
 
 

@@ -37,18 +37,24 @@ def _open(
     return epoch.decode()
 
 
-def _appends(user_id: int, positions: Sequence[int], *, shard: int = _SHARD, peer: int | None = _PEER) -> inbox.Appends:
-    appends = inbox.Appends(user_id, shard)
-    for position in positions:
-        body = b'{"id":"m%d"}' % position
-        appends.entries.append((position, inbox.Entry(shard, position, None, body).encode(), peer, body))
-    return appends
+def _append_command(
+    user_id: int,
+    positions: Sequence[int],
+    *,
+    shard: int = _SHARD,
+    peer: int | None = _PEER,
+    inbox_max: int = _INBOX_MAX,
+    log_max: int = _LOG_MAX,
+) -> Command:
+    bodies = [(position, b'{"id":"m%d"}' % position) for position in positions]
+    entries = [inbox.LogEntry(p, inbox.Entry(shard, p, None, body).encode(), peer, body) for p, body in bodies]
+    return inbox.append_command(user_id, shard, entries, inbox_max=inbox_max, log_max=log_max)
 
 
 def _append(
     client: Client, user_id: int, *positions: int, shard: int = _SHARD, inbox_max: int = _INBOX_MAX
 ) -> inbox.Appended:
-    command = _appends(user_id, positions, shard=shard).command(inbox_max=inbox_max, log_max=_LOG_MAX)
+    command = _append_command(user_id, positions, shard=shard, inbox_max=inbox_max)
     return inbox.Appended.parse(_call(client, command))
 
 
@@ -191,7 +197,7 @@ def test_an_entry_without_a_log_is_only_in_the_inbox(client: Client, user_id: in
     """A group's message or a recall has no place in the owner's one-to-one log."""
     _open(client, user_id)
 
-    _call(client, _appends(user_id, [1], peer=None).command(inbox_max=10, log_max=10))
+    _call(client, _append_command(user_id, [1], peer=None, inbox_max=10, log_max=10))
 
     assert _positions(client, user_id) == [1]
     assert _log(client, user_id) == []
@@ -551,7 +557,7 @@ def test_a_tombstone_of_what_is_gone_changes_nothing(client: Client, user_id: in
 def test_a_tombstone_finds_what_is_far_back(client: Client, user_id: int) -> None:
     """Longer lists than one page are searched to their beginning."""
     _open(client, user_id)
-    _call(client, _appends(user_id, range(1, 502)).command(inbox_max=1_000, log_max=1_000))
+    _call(client, _append_command(user_id, range(1, 502), inbox_max=1_000, log_max=1_000))
 
     command = inbox.tombstone_command(user_id, _PEER, _SHARD, 1, _entry_id(1), b"gone")
 
