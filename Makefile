@@ -1,7 +1,7 @@
 # Everything runs from .venv, which is made on first use and brought up to date when a lock file changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fairness chaos fuzz mutants lint format venv lock clean
+.PHONY: help run demo test fairness bench chaos fuzz mutants lint format venv lock clean
 
 PY := .venv/bin/python
 
@@ -30,6 +30,9 @@ test: .venv-dev ## run all tests
 
 fairness: .venv-dev ## measure whether some who misbehave slow the others down; wants a machine of its own
 	$(PY) -m pytest -m alone
+
+bench: .venv-dev ## measure costs, latencies, growth; BASE=<rev> measures that commit too (ARGS="--quick", ARGS="--list")
+	$(PY) -m benchmarks $(if $(BASE),--base $(BASE)) $(ARGS)
 
 # Only what stands on make's command line: a run must never meet the database that the environment names. Exported, so that
 # a password in a URL does not show in the list of processes.

@@ -45,9 +45,11 @@ class Instance:
 
     environment: on top of the defaults, such as DATABASE_URL, REDIS_URL, CELERY_BROKER_URL. What the developer's own
     environment and `.env` say about these does not reach it.
+    root: the checkout whose code runs, if not this one
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, root: Path = _ROOT) -> None:
+        self._root = root
         # Directly below /tmp: a Unix socket's path is limited to some hundred bytes.
         self.data_dir = Path(tempfile.mkdtemp(prefix="hy-", dir="/tmp"))
         self.port, self.flower_port = _free_ports(2)
@@ -94,7 +96,7 @@ class Instance:
         with (self.log_dir / "supervise.log").open("ab") as log:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "supervise.py"],
-                cwd=_ROOT,
+                cwd=self._root,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -217,6 +219,16 @@ class Instance:
                     found.append((process.create_time(), process.pid))
         return [pid for _, pid in sorted(found)]
 
+    def processes_by_kind(self) -> dict[str, list[int]]:
+        """Return the ids of all its processes by kind; what only starts and watches the others is `supervisor`."""
+        found: dict[str, list[int]] = {}
+        if self._supervisor is not None:
+            found["supervisor"] = [self._supervisor.pid]
+        for process in self._descendants():
+            with contextlib.suppress(psutil.Error):
+                found.setdefault(_kind(process) or "supervisor", []).append(process.pid)
+        return found
+
     def wait_processes(self, kind: Kind, count: int = 1, timeout: float = 10.0) -> list[int]:
         """Wait until at least so many of a kind live, and return their ids. Raises InstanceFailed."""
         pids: list[int] = []
@@ -244,7 +256,9 @@ class Instance:
     def run_flask(self, *arguments: str, timeout: float = 60.0) -> str:
         """Run a command of `flask --app wsgi` on the instance and return its output. Raises InstanceFailed."""
         command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
-        done = subprocess.run(command, cwd=_ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command, cwd=self._root, env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
         if done.returncode != 0:
             raise InstanceFailed(
                 f"{arguments} ended with {done.returncode}: {done.stdout[-2_000:]}{done.stderr[-4_000:]}"

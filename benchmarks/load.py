@@ -1,0 +1,415 @@
+"""The load: who is connected, what was sent and has not come yet, and the two ways to send, closed and open.
+
+A text carries its number behind a mark, so that it is found in any frame without reading JSON; it counts where it was
+expected, once. Closed loop: each slot waits for acknowledgement and delivery before it sends again. Open loop: sends happen when
+they are due, whatever has become of those before.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+from benchmarks.wire import Address, HttpLines, Loop, SocketLine, request
+
+MARK = b"@@"
+_DIGITS = 10
+_TEXT_BYTES = 100
+_SEND_PATH = "/api/chat/socket/sendmessage"
+_ACK_EVERY_FRAMES, _ACK_EVERY_SECONDS = 32, 0.2
+_RETRY_SECONDS = 0.02
+# The poll counts milliseconds: a send that is less late than this was not held up, and its clock starts when it is sent.
+_TIMER_SECONDS = 0.002
+_MAX_OUTSTANDING = 5_000
+
+ChatType = Literal["single", "group"]
+
+
+def text_of(number: int) -> str:
+    """Return a text of 100 bytes that carries the number."""
+    return f"{MARK.decode()}{number:0{_DIGITS}}@".ljust(_TEXT_BYTES, "x")
+
+
+def number_in(payload: bytes) -> int | None:
+    """Return the number of the first marked text in a frame."""
+    start = payload.find(MARK)
+    if start < 0:
+        return None
+    digits = payload[start + len(MARK) : start + len(MARK) + _DIGITS]
+    return int(digits) if digits.isdigit() else None
+
+
+def cursor_in(payload: bytes) -> int | None:
+    """Return the cursor of a protocol 2 frame; it stands last."""
+    start = payload.rfind(b'"cursor":')
+    if start < 0:
+        return None
+    end = start + 9
+    while payload[end : end + 1].isdigit():
+        end += 1
+    return int(payload[start + 9 : end])
+
+
+class Route:
+    """A way from a sender into a conversation. recipients: whose sockets must show the message"""
+
+    recipients: frozenset[int]
+
+    def send(self, number: int) -> None:
+        """Send the text of that number."""
+        raise NotImplementedError
+
+
+class HttpRoute(Route):
+    """Sends by the API. is_async: asks for a 202 as soon as the request is durable"""
+
+    def __init__(
+        self,
+        load: Load,
+        sender_id: int,
+        target_id: int,
+        recipients: Iterable[int],
+        chat_type: ChatType = "single",
+        *,
+        is_async: bool = False,
+    ) -> None:
+        self._load = load
+        self.recipients = frozenset(recipients)
+        message = {"sendto_id": target_id, "chatType": chat_type, "type": "text", "data": text_of(0), "options": ""}
+        whole = request(
+            "POST",
+            _SEND_PATH,
+            load.address,
+            load.tokens[sender_id],
+            json.dumps(message).encode(),
+            "Prefer: respond-async\r\n" if is_async else "",
+        )
+        self._head, self._tail = whole.split(b"%0*d" % (_DIGITS, 0), 1)
+
+    def send(self, number: int) -> None:
+        """Send it; any free connection will do."""
+        load = self._load
+        load.http.ask(
+            self._head + b"%0*d" % (_DIGITS, number) + self._tail,
+            lambda status, body: load.answered(number, status),
+        )
+
+
+class SocketRoute(Route):
+    """Sends by the sender's own protocol 2 socket."""
+
+    def __init__(
+        self,
+        load: Load,
+        sender_id: int,
+        target_id: int,
+        recipients: Iterable[int],
+        chat_type: ChatType = "single",
+    ) -> None:
+        self._device = load.devices[sender_id]
+        self.recipients = frozenset(recipients)
+        message = {
+            "sendto_id": target_id,
+            "chatType": chat_type,
+            "type": "text",
+            "data": text_of(0),
+            "options": "",
+            "clientMsgId": f"b{0:0{_DIGITS}}",
+        }
+        whole = json.dumps({"type": "send", "ref": f"{0:0{_DIGITS}}", "message": message}).encode()
+        self._parts = whole.split(b"%0*d" % (_DIGITS, 0))  # around the reference, the text's number and the id
+
+    def send(self, number: int) -> None:
+        """Send it."""
+        self._device.line.send((b"%0*d" % (_DIGITS, number)).join(self._parts))
+
+
+class Device:
+    """A connected user. Protocol 2 acknowledges by cursor, protocol 1 by the pongs that its line returns.
+
+    lag: how many entries stay unacknowledged
+    """
+
+    def __init__(self, load: Load, user_id: int, version: int, on_ready: Callable[[], None], lag: int = 0) -> None:
+        self._load = load
+        self.user_id = user_id
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._lag = lag
+        self._cursor = 0
+        self._unacknowledged = 0
+        query = f"v=2&token={load.tokens[user_id]}" if version == 2 else f"token={load.tokens[user_id]}"
+        on_frame = self._frame_2 if version == 2 else self._frame_1
+        self.line = SocketLine(load.loop, load.address, f"/ws?{query}", on_frame, self._ended)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server has welcomed it."""
+        return self._on_ready is None and self.line.is_open
+
+    def _frame_1(self, payload: bytes) -> None:
+        if self._on_ready is not None:
+            self._welcomed()
+        self._load.seen(self.user_id, payload)
+
+    def _frame_2(self, payload: bytes) -> None:
+        if payload.startswith(b'{"type":"singleChat"'):
+            self._note(payload)
+            self._load.seen(self.user_id, payload)
+        elif payload.startswith(b'{"type":"sendResult"'):
+            self._note(payload)  # an own message's cursor stands in its result
+            start = payload.find(b'"ref":"') + 7
+            is_ok = payload.find(b'"ok":true') > 0
+            self._load.answered(int(payload[start : start + _DIGITS]), 200 if is_ok else 400)
+        elif self._on_ready is not None and payload.startswith(b'{"type":"hello"'):
+            self._welcomed()
+
+    def _welcomed(self) -> None:
+        on_ready, self._on_ready = self._on_ready, None
+        if on_ready is not None:
+            on_ready()
+
+    def _note(self, payload: bytes) -> None:
+        cursor = cursor_in(payload)
+        if cursor is None:
+            return
+        self._cursor = max(self._cursor, cursor)
+        self._unacknowledged += 1
+        if self._unacknowledged >= _ACK_EVERY_FRAMES:
+            self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Tell the server what is safe."""
+        if self._unacknowledged and self.line.is_open:
+            self._unacknowledged = 0
+            if self._cursor > self._lag:
+                self.line.send(b'{"type":"ack","cursor":%d}' % (self._cursor - self._lag))
+
+    def _ended(self, reason: bytes) -> None:
+        self._load.lost_connection(self, was_ready=self._on_ready is None, reason=reason)
+        self._welcomed()
+
+
+class Sent:
+    """A message under way. waiting: recipients that have not shown it"""
+
+    __slots__ = ("at", "is_acknowledged", "on_done", "recipients", "waiting")
+
+    def __init__(self, at: float, recipients: frozenset[int], on_done: Callable[[], None] | None) -> None:
+        self.at = at
+        self.recipients = recipients
+        self.waiting = set(recipients)
+        self.is_acknowledged = False
+        self.on_done = on_done
+
+
+class Load:
+    """Everything of one scenario: connections, messages, counts. Close it at the end.
+
+    numbers: gives each message a number that no other on this system had
+    """
+
+    def __init__(self, loop: Loop, address: Address, tokens: dict[int, str], numbers: Iterator[int]) -> None:
+        self.loop = loop
+        self.address = address
+        self.tokens = tokens
+        self._numbers = numbers
+        self.http = HttpLines(loop, address)
+        self.devices: dict[int, Device] = {}
+        self._sent: dict[int, Sent] = {}
+        self.delivered = 0
+        self.outstanding = 0
+        self.latencies: list[float] = []
+        self.connect_latencies: list[float] = []
+        self.problems: collections.Counter[str] = collections.Counter()
+        self.refusal = ""  # the last reason a connection ended with
+        self.answers = 0
+        self._is_stopping = False
+        self._is_async = False  # 202 is what was asked for
+        self._acknowledge()
+
+    # Connections
+
+    def connect(
+        self,
+        user_ids: Iterable[int],
+        version: int,
+        *,
+        parallel: int = 32,
+        lag: int = 0,
+        seconds: float = 120.0,
+    ) -> None:
+        """Connect all, so many at a time, and wait until each was welcomed."""
+        waiting = collections.deque(user_ids)
+        left = len(waiting)
+
+        def next_one() -> None:
+            if not waiting:
+                return
+
+            def ready() -> None:
+                nonlocal left
+                left -= 1
+                # Not from within: a chain of refusals would nest as deep as there are users.
+                self.loop.later(0.0, next_one)
+
+            self.begin_connecting(waiting.popleft(), version, ready, lag=lag)
+
+        for _ in range(min(parallel, left)):
+            next_one()
+        if not self.loop.run(seconds, lambda: left == 0):
+            self.problems["not connected"] += left
+
+    def begin_connecting(self, user_id: int, version: int, on_ready: Callable[[], None], *, lag: int = 0) -> None:
+        """Connect one and go on. on_ready: called when it was welcomed, or refused"""
+        started = time.perf_counter()
+
+        def ready() -> None:
+            self.connect_latencies.append(time.perf_counter() - started)
+            on_ready()
+
+        self.devices[user_id] = Device(self, user_id, version, ready, lag)
+
+    def lost_connection(self, device: Device, *, was_ready: bool, reason: bytes) -> None:
+        """Count a connection that the server refused or ended."""
+        self.problems["disconnected" if was_ready else "not connected"] += 1
+        self.refusal = reason.decode(errors="replace")
+        self.devices.pop(device.user_id, None)
+
+    def _acknowledge(self) -> None:
+        for device in self.devices.values():
+            device.acknowledge()
+        self.loop.later(_ACK_EVERY_SECONDS, self._acknowledge)
+
+    def close(self) -> None:
+        """End all connections at once, as a client does whose network goes."""
+        for device in self.devices.values():
+            device.line.drop(is_wanted=True)
+        self.devices.clear()
+        self.http.close()
+        self.loop.forget_timers()
+
+    # Messages
+
+    def launch(self, route: Route, on_done: Callable[[], None] | None = None, at: float | None = None) -> None:
+        """Send a message. on_done: called when it is acknowledged and every recipient has it. at: when it was due"""
+        number = next(self._numbers)
+        self._sent[number] = Sent(at or time.perf_counter(), route.recipients, on_done)
+        self.outstanding += 1
+        route.send(number)
+
+    def seen(self, user_id: int, payload: bytes) -> None:
+        """Count what a recipient was shown."""
+        number = number_in(payload)
+        if number is None:
+            return
+        sent = self._sent.get(number)
+        if sent is None:  # of an earlier scenario: a connection that was cut sees its unacknowledged tail again
+            return
+        if user_id in sent.waiting:
+            self.delivered += 1
+            self.latencies.append(time.perf_counter() - sent.at)
+            sent.waiting.remove(user_id)
+            if not sent.waiting and sent.is_acknowledged:
+                self._done(sent)
+        elif user_id in sent.recipients:
+            self.problems["doubled"] += 1
+
+    def answered(self, number: int, status: int) -> None:
+        """Count what the sender was told. status: of HTTP; a result on a socket is 200 or 400"""
+        sent = self._sent.get(number)
+        if sent is None or sent.is_acknowledged:
+            return
+        sent.is_acknowledged = True
+        self.answers += 1
+        if status in (200, 202):
+            if status == 202 and not self._is_async:
+                self.problems["without verdict"] += 1
+            if not sent.waiting:
+                self._done(sent)
+            return
+        self.problems["refused" if status else "without answer"] += 1
+        del self._sent[number]
+        self.loop.later(_RETRY_SECONDS, lambda: self._done(sent))
+
+    def _done(self, sent: Sent) -> None:
+        self.outstanding -= 1
+        if sent.on_done is not None:
+            sent.on_done()
+
+    def finish(self, seconds: float = 10.0) -> None:
+        """Stop the slots and wait for what is under way; what does not come is lost."""
+        self._is_stopping = True
+        if not self.loop.run(seconds, lambda: self.outstanding == 0):
+            self.problems["lost"] += self.outstanding
+
+    def expect_again(self, recipient_id: int) -> None:
+        """Have everything that was sent so far wait for a recipient who was away until now."""
+        for sent in self._sent.values():
+            sent.recipients = frozenset((recipient_id,))
+            sent.waiting = {recipient_id}
+            sent.on_done = None
+        self.outstanding = len(self._sent)
+
+    # Closed loop
+
+    def keep_sending(self, slots: Sequence[Sequence[Route]], *, limit: float = math.inf) -> None:
+        """Start the slots: each sends along its routes in turn, one message at a time. limit: messages of all together"""
+        self._is_stopping = False
+        left = limit
+
+        def start(routes: Sequence[Route]) -> None:
+            place = 0
+
+            def go() -> None:
+                nonlocal left, place
+                if self._is_stopping or left <= 0:
+                    return
+                left -= 1
+                route = routes[place]
+                place = (place + 1) % len(routes)
+                self.launch(route, go)
+
+            go()
+
+        for routes in slots:
+            start(routes)
+
+    def send_all(self, slots: Sequence[Sequence[Route]], count: int, seconds: float = 120.0) -> None:
+        """Send so many messages, and wait for them. What did not come in time is lost."""
+        self.keep_sending(slots, limit=count)
+        if not self.loop.run(seconds, lambda: self.outstanding == 0):
+            self.problems["lost"] += self.outstanding
+
+    def accept_all(self, routes: Sequence[HttpRoute], count: int, seconds: float = 120.0) -> None:
+        """Send so many messages along async routes, one at a time on each, and wait until they are accepted, not delivered."""
+        self._is_async = True
+        launched, before = 0, self.answers
+
+        def pump() -> bool:
+            nonlocal launched
+            while launched < count and launched - (self.answers - before) < len(routes):
+                self.launch(routes[launched % len(routes)])
+                launched += 1
+            return self.answers - before >= count
+
+        if not self.loop.run(seconds, pump):
+            self.problems["without answer"] += count - (self.answers - before)
+
+    # Open loop
+
+    def offer(self, rate: float, seconds: float, fire: Callable[[int, float], None]) -> None:
+        """Call `fire` with a count and the time from which its wait counts, so many times a second, without waiting."""
+        start = time.perf_counter()
+        for place in range(round(rate * seconds)):
+            due = start + place / rate
+            wait = due - time.perf_counter()
+            self.loop.run(max(0.0, wait))
+            now = time.perf_counter()
+            fire(place, due if now - due > _TIMER_SECONDS else now)
+            if self.outstanding > _MAX_OUTSTANDING:
+                self.problems["overrun"] += 1
+                return

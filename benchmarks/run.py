@@ -1,0 +1,164 @@
+"""A whole run: the instances, the rounds over them, and what is known of the machine. Against a base it goes A B A B."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.bench import ENVIRONMENT, Bench, Options, SetUpFailed
+from benchmarks.costs import Gone
+from benchmarks.figures import Figures, over_rounds, ratios
+from benchmarks.scenarios import Scenario
+from tests.support.instance import Instance, InstanceFailed
+
+_ROOT = Path(__file__).resolve().parents[1]
+_START_SECONDS = 300.0
+_GROUP_SIZE, _QUICK_GROUP_SIZE = 1_000, 200
+_MIN_USERS = 300
+# For what scenarios use up: each takes pairs of its own from the end.
+_SPARE_USERS = 60
+_OPEN_FILES = 30_000
+
+OURS, BASE = "ours", "base"
+
+
+def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str | None) -> dict[str, Any]:
+    """Measure and return what results.json holds. Raises InstanceFailed, SetUpFailed: nothing could be started."""
+    _raise_open_files_limit()
+    users = max(_MIN_USERS, *(scenario.users for scenario in scenarios)) + _SPARE_USERS
+    group_size = max(_QUICK_GROUP_SIZE, *(_GROUP_SIZE if one.name == "group_1000" else 0 for one in scenarios))
+    results: dict[str, Any] = {
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": machine(),
+        "revision": _revision("HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "base": None,
+        "settings": ENVIRONMENT,
+        "seconds": options.seconds,
+        "scenarios": {},
+    }
+    with ExitStack() as stack:
+        roots = {OURS: _ROOT}
+        if base is not None:
+            results["base"] = _revision(base)
+            roots[BASE] = stack.enter_context(_worktree(results["base"]))
+        benches = {}
+        for side, root in roots.items():
+            print(f"starting {side} with {users} users", flush=True)
+            instance = Instance(ENVIRONMENT, root)
+            stack.callback(instance.delete)
+            stack.callback(instance.stop)
+            instance.start(_START_SECONDS)
+            instance.seed(users, group_size)
+            benches[side] = Bench(instance, options, group_size)
+        for scenario in scenarios:
+            count = max(1, rounds - 1) if scenario.is_long else rounds
+            results["scenarios"][scenario.name] = _measure(scenario, benches, count)
+    results["ended_at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return results
+
+
+def _measure(scenario: Scenario, benches: dict[str, Bench], rounds: int) -> dict[str, Any]:
+    found: dict[str, list[Figures]] = {side: [] for side in benches}
+    failures: list[str] = []
+    for number in range(rounds):
+        for side, bench in benches.items():
+            bench.processes = bench.instance.processes_by_kind()
+            try:
+                figures = scenario.run(bench)
+            except (Gone, SetUpFailed, InstanceFailed) as error:
+                failures.append(f"{side}, round {number + 1}: {error}")
+                print(f"{scenario.name:16} {side} failed: {error}", flush=True)
+                continue
+            found[side].append(figures)
+            print(f"{scenario.name:16} {side} {_in_a_line(figures)}", flush=True)
+    measured = {side: [figures.measures() for figures in rounds_of] for side, rounds_of in found.items()}
+    result: dict[str, Any] = {
+        "title": scenario.title,
+        "is_growth": scenario.is_growth,
+        "rounds": {side: [figures.as_json() for figures in rounds_of] for side, rounds_of in found.items()},
+        "figures": {side: _spreads(over_rounds(one)) for side, one in measured.items()},
+        "failures": failures,
+    }
+    if BASE in measured:
+        result["ratios"] = _spreads(ratios(measured[OURS], measured[BASE]))
+    return result
+
+
+def _spreads(spreads: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {name: {"median": one.median, "low": one.low, "high": one.high} for name, one in spreads.items()}
+
+
+def _in_a_line(figures: Figures) -> str:
+    measures = figures.measures()
+    shown = [f"{name} {value:.4g}" for name, value in measures.items()]
+    problems = [f"{count} {name}!" for name, count in figures.problems.items() if count]
+    return "  ".join(
+        [*shown, f"generator {figures.generator_share:.0%}", f"others {figures.foreign_cores:.1f}", *problems]
+    )
+
+
+# The machine and the builds
+
+
+def machine() -> dict[str, Any]:
+    """Return what figures depend on besides the build."""
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "load_at_start": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    """Return git's output. Raises SetUpFailed."""
+    done = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SetUpFailed(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def _revision(name: str) -> str:
+    return _git("rev-parse", "--short=12", "--verify", f"{name}^{{commit}}")
+
+
+@contextmanager
+def _worktree(revision: str) -> Iterator[Path]:
+    """Check a revision out beside us, and remove it at the end. It runs on our packages."""
+    with tempfile.TemporaryDirectory(prefix="hy-base-") as folder:
+        root = Path(folder) / revision
+        _git("worktree", "add", "--detach", str(root), revision)
+        try:
+            yield root
+        finally:
+            _git("worktree", "remove", "--force", str(root))
+
+
+def _raise_open_files_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < 6_000:
+        print(f"only {wanted} files may be open: the idle sockets will not fit", file=sys.stderr)
