@@ -122,7 +122,7 @@ def _latencies(results: Results, top: float) -> tuple[list[str], float]:
     highest = max(one["figures"]["ours"]["max_ms"]["median"] for one in rows)
     low, high = 10 ** math.floor(math.log10(lowest or 1.0)), 10 ** math.ceil(math.log10(highest or 1.0))
     x = _scale(low, max(high, low * 10), is_log=True)
-    parts = _title(top, "Milliseconds", "from send to receipt, connecting or answer; logarithmic")
+    parts = _title(top, "Milliseconds", "to receipt, welcome or answer; logarithmic; p50 / p99")
     parts += _legend(top, [(name.removesuffix("_ms"), colour) for name, colour in _LATENCIES])
     start, top = top, top + _HEAD
     for one in rows:
@@ -132,9 +132,9 @@ def _latencies(results: Results, top: float) -> tuple[list[str], float]:
         parts.append(_rect(places[0], top + 10.5, places[-1] - places[0], 2, _SOFT))
         for (name, colour), place in zip(_LATENCIES, places, strict=True):
             parts.append(_dot(place, top + 11.5, colour, f"{name} {figures[name]['median']:.2f}"))
-        parts.append(_value(top, f"{figures['p50_ms']['median']:.3g} / {figures['p99_ms']['median']:.3g}"))
+        parts.append(_value(top, f"{_short(figures['p50_ms']['median'])} / {_short(figures['p99_ms']['median'])}"))
         top += _ROW
-    ticks = [10.0**power for power in range(-2, 7)]
+    ticks = [10.0**power for power in range(-2, 7) if low <= 10.0**power <= high]
     parts += _axis(x, top, ticks, rows=len(rows))
     return parts, top + _FOOT - start
 
@@ -286,6 +286,8 @@ def _text(
 
 
 def _short(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.01 else f"{value:.4f}"
 
 

@@ -82,11 +82,16 @@ def _measure(scenario: Scenario, benches: dict[str, Bench], rounds: int) -> dict
                 continue
             found[side].append(figures)
             print(f"{scenario.name:16} {side} {_in_a_line(figures)}", flush=True)
-    measured = {side: [figures.measures() for figures in rounds_of] for side, rounds_of in found.items()}
+    return summary(scenario, found, failures)
+
+
+def summary(scenario: Scenario, found: dict[str, list[Figures]], failures: list[str]) -> dict[str, Any]:
+    """Return what results.json holds of a scenario. found: by side, one for each round"""
+    measured = {side: [figures.measures() for figures in rounds] for side, rounds in found.items()}
     result: dict[str, Any] = {
         "title": scenario.title,
         "is_growth": scenario.is_growth,
-        "rounds": {side: [figures.as_json() for figures in rounds_of] for side, rounds_of in found.items()},
+        "rounds": {side: [figures.as_json() for figures in rounds] for side, rounds in found.items()},
         "figures": {side: _spreads(over_rounds(one)) for side, one in measured.items()},
         "failures": failures,
     }
