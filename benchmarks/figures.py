@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 GENERATOR_LIMIT = 0.2  # of what it measures
@@ -21,7 +21,8 @@ class Figures:
     latency_ms: p50, p90, p99, max; empty where nothing was timed
     generator_share: CPU of the load generator over CPU of the servers, in the same window
     foreign_cores: processors that were busy with neither, in the same window
-    more: what only this scenario has
+    more: what only this scenario has, as figures that can be compared
+    detail: what only results.json tells
     problems: what should be zero and was not: refused, lost, doubled …
     """
 
@@ -35,6 +36,7 @@ class Figures:
     kib_per_socket: float | None = None
     more: dict[str, float] = field(default_factory=dict)
     problems: Mapping[str, int] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
     def measures(self) -> dict[str, float]:
         """Return every figure that can be compared, by name."""
@@ -59,7 +61,52 @@ class Figures:
             "foreign_cores": self.foreign_cores,
             "measures": self.measures(),
             "problems": {name: count for name, count in self.problems.items() if count},
+            **self.detail,
         }
+
+
+def joined(parts: Sequence[Figures]) -> Figures:
+    """Return measurements of the same thing at several times as one, without latencies. parts: not empty"""
+    count = sum(part.count for part in parts)
+    seconds = sum(part.seconds for part in parts)
+    problems: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.problems.items():
+            problems[name] = problems.get(name, 0) + number
+    return Figures(
+        unit=parts[0].unit,
+        count=count,
+        seconds=seconds,
+        cpu_ms={
+            kind: sum(part.cpu_ms.get(kind, 0.0) * part.count for part in parts) / max(1, count)
+            for kind in parts[0].cpu_ms
+        },
+        latency_ms={},
+        generator_share=max(part.generator_share for part in parts),
+        foreign_cores=sum(part.foreign_cores * part.seconds for part in parts) / (seconds or 1.0),
+        problems=problems,
+    )
+
+
+def grown(by_factor: Mapping[int, Sequence[Figures]]) -> Figures:
+    """Return what more of something does to the cost of a message: the figures of 1x, and the others' ratios to it.
+
+    by_factor: how much more -> its measurements; 1 is among them
+    """
+    sizes = {factor: joined(parts) for factor, parts in by_factor.items()}
+    whole = joined([part for parts in by_factor.values() for part in parts])
+    costs = {factor: sum(size.cpu_ms.values()) for factor, size in sizes.items()}
+    return replace(
+        whole,
+        cpu_ms=sizes[1].cpu_ms,
+        more={f"cpu_ms_{factor}x": cost for factor, cost in costs.items()}
+        | {f"growth_{factor}x": cost / costs[1] for factor, cost in costs.items() if factor != 1 and costs[1]},
+        detail={
+            "sizes": {
+                f"{factor}x": {**size.cpu_ms, "per_second": size.count / size.seconds} for factor, size in sizes.items()
+            }
+        },
+    )
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -1,20 +1,20 @@
-"""Does a message cost more when there is more of something? The same load at 1x, 4x and 16x, one after the other.
+"""Does a message cost more when there is more of something? The same load at 1x, 4x and 16x.
 
-Each function measures all three sizes on one instance, within a minute of each other, so that their ratio is about the size.
-The process kinds that are told belong to 1x.
+Each function measures all three sizes on one instance, in turn and close together, so that their ratio is about the size. The
+process kinds that are told belong to 1x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.bench import Bench, stopped
-from benchmarks.figures import Figures
-from benchmarks.load import HttpRoute, SocketRoute
+from benchmarks.bench import Bench, SetUpFailed, stopped
+from benchmarks.figures import Figures, grown
+from benchmarks.load import HttpRoute, Load, Route, SocketRoute
 from benchmarks.scenarios import Scenario
 
 FACTORS = (1, 4, 16)
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS, _WARM_SECONDS = 1.0, 1.0
 _USERS = 256
 _GROUPS, _GROUP_MEMBERS, _GROUP_USERS = 10, 10, 100
 _HISTORY = 1_000
@@ -24,44 +24,36 @@ _OUTBOX_PAIRS = 64
 _ACCEPT_SECONDS = 120.0
 
 
-def _grown(found: Sequence[Figures]) -> Figures:
-    """Join the figures of the three sizes into one."""
-    costs = [sum(figures.cpu_ms.values()) for figures in found]
-    problems: dict[str, int] = {}
-    for figures in found:
-        for name, count in figures.problems.items():
-            problems[name] = problems.get(name, 0) + count
-    more = {f"cpu_ms_{factor}x": cost for factor, cost in zip(FACTORS, costs, strict=True)}
-    more |= {f"growth_{factor}x": cost / costs[0] for factor, cost in zip(FACTORS[1:], costs[1:], strict=True)}
-    return Figures(
-        unit=found[0].unit,
-        count=sum(figures.count for figures in found),
-        seconds=sum(figures.seconds for figures in found),
-        cpu_ms=found[0].cpu_ms,
-        latency_ms={},
-        generator_share=max(figures.generator_share for figures in found),
-        foreign_cores=max(figures.foreign_cores for figures in found),
-        more=more,
-        problems=problems,
-    )
+def _in_turn(measure: Callable[[int], Figures]) -> Figures:
+    """Measure 1x, 4x, 16x and back: what the machine does to all of them then weighs on none more than on another."""
+    found: dict[int, list[Figures]] = {factor: [] for factor in FACTORS}
+    for factor in (*FACTORS, *reversed(FACTORS)):
+        found[factor].append(measure(factor))
+    return grown(found)
+
+
+def _measure_slots(bench: Bench, load: Load, slots: Sequence[Sequence[Route]], unit: str = "message") -> Figures:
+    bench.quiet()
+    load.keep_sending(slots)
+    bench.loop.run(_WARM_SECONDS)
+    window = bench.window(load)
+    bench.loop.run(bench.options.seconds / 2)
+    figures = window.end(unit)
+    load.finish()
+    return figures
 
 
 def users(bench: Bench) -> Figures:
     """256, 1,024 and 4,096 connected users, all of whom talk; 64 messages under way."""
-    found = []
-    for factor in FACTORS:
+
+    def measure(factor: int) -> Figures:
         pairs = bench.pairs(_USERS * factor // 2)
         with bench.load() as load:
             load.connect([user_id for pair in pairs for user_id in pair], 2)
-            bench.quiet()
             routes = [SocketRoute(load, sender, recipient, (recipient,)) for sender, recipient in pairs]
-            load.keep_sending([routes[slot::64] for slot in range(64)])
-            bench.loop.run(bench.options.warm_seconds)
-            window = bench.window(load)
-            bench.loop.run(bench.options.seconds)
-            found.append(window.end("message"))
-            load.finish()
-    return _grown(found)
+            return _measure_slots(bench, load, [routes[slot::64] for slot in range(64)])
+
+    return _in_turn(measure)
 
 
 def groups(bench: Bench) -> Figures:
@@ -69,22 +61,17 @@ def groups(bench: Bench) -> Figures:
     if "groups" not in bench.kept:
         bench.kept["groups"] = _make_groups(bench)
     made: list[tuple[int, list[int]]] = bench.kept["groups"]
-    found = []
-    for factor in FACTORS:
+
+    def measure(factor: int) -> Figures:
         with bench.load() as load:
             load.connect(range(1, _GROUP_USERS + 1), 2)
-            bench.quiet()
             routes = [
                 SocketRoute(load, members[0], group_id, members[1:], "group")
                 for group_id, members in made[: _GROUPS * factor]
             ]
-            load.keep_sending([routes[slot::_GROUPS] for slot in range(_GROUPS)])
-            bench.loop.run(bench.options.warm_seconds)
-            window = bench.window(load)
-            bench.loop.run(bench.options.seconds)
-            found.append(window.end("delivery"))
-            load.finish()
-    return _grown(found)
+            return _measure_slots(bench, load, [routes[slot::_GROUPS] for slot in range(_GROUPS)], "delivery")
+
+    return _in_turn(measure)
 
 
 def _make_groups(bench: Bench) -> list[tuple[int, list[int]]]:
@@ -104,68 +91,58 @@ def _make_groups(bench: Bench) -> list[tuple[int, list[int]]]:
 
 def history(bench: Bench) -> Figures:
     """Conversations of 1,000, 4,000 and 16,000 messages, 16 sends under way in each. Each round adds what it sends."""
-    pairs = _filled_conversations(bench)
-    return _three_conversations(bench, pairs, (0, 0, 0))
+    if "growth history" not in bench.kept:
+        bench.kept["growth history"] = _filled_pairs(bench, _HISTORY, is_read=True)
+    return _in_turn(lambda factor: _converse(bench, bench.kept["growth history"][factor]))
 
 
 def inbox(bench: Bench) -> Figures:
     """Recipients who read along and leave 500, 2,000 and 8,000 entries unacknowledged; 16 sends under way to each."""
-    if "inbox" not in bench.kept:
-        bench.kept["inbox"] = [bench.fresh_pair() for _ in FACTORS]
-        for (sender, recipient), factor in zip(bench.kept["inbox"], FACTORS, strict=True):
-            with bench.load() as load:
-                load.connect([sender], 2)
-                load.send_all([[SocketRoute(load, sender, recipient, ())]] * 64, _INBOX * factor)
-    return _three_conversations(bench, bench.kept["inbox"], [_INBOX * factor for factor in FACTORS])
+    if "growth inbox" not in bench.kept:
+        bench.kept["growth inbox"] = _filled_pairs(bench, _INBOX, is_read=False)
+    return _in_turn(lambda factor: _converse(bench, bench.kept["growth inbox"][factor], _INBOX * factor))
 
 
-def _filled_conversations(bench: Bench) -> list[tuple[int, int]]:
-    if "growth history" not in bench.kept:
-        pairs = [bench.fresh_pair() for _ in FACTORS]
-        for (sender, recipient), factor in zip(pairs, FACTORS, strict=True):
-            with bench.load() as load:
-                load.connect([sender, recipient], 2)
-                load.send_all([[SocketRoute(load, sender, recipient, (recipient,))]] * 64, _HISTORY * factor)
-        bench.kept["growth history"] = pairs
-    found: list[tuple[int, int]] = bench.kept["growth history"]
-    return found
-
-
-def _three_conversations(bench: Bench, pairs: Sequence[tuple[int, int]], lags: Sequence[int]) -> Figures:
-    found = []
-    for (sender, recipient), lag in zip(pairs, lags, strict=True):
+def _filled_pairs(bench: Bench, count: int, *, is_read: bool) -> dict[int, tuple[int, int]]:
+    """Return by factor a pair of friends of whom one has written so much to the other, who has read it or was away."""
+    pairs = {factor: bench.fresh_pair() for factor in FACTORS}
+    for factor, (sender, recipient) in pairs.items():
         with bench.load() as load:
-            load.connect([sender], 2)
-            load.connect([recipient], 2, lag=lag)
-            bench.quiet()
-            load.keep_sending([[SocketRoute(load, sender, recipient, (recipient,))]] * 16)
-            bench.loop.run(bench.options.warm_seconds)
-            window = bench.window(load)
-            bench.loop.run(bench.options.seconds)
-            found.append(window.end("message"))
-            load.finish()
-    return _grown(found)
+            load.connect([sender, recipient] if is_read else [sender], 2)
+            recipients = (recipient,) if is_read else ()
+            load.send_all([[SocketRoute(load, sender, recipient, recipients)]] * 64, count * factor)
+            if load.problems:
+                raise SetUpFailed(f"while filling a conversation: {dict(load.problems)}")
+    return pairs
+
+
+def _converse(bench: Bench, pair: tuple[int, int], lag: int = 0) -> Figures:
+    """lag: how many entries the recipient leaves unacknowledged"""
+    sender, recipient = pair
+    with bench.load() as load:
+        load.connect([sender], 2)
+        load.connect([recipient], 2, lag=lag)
+        return _measure_slots(bench, load, [[SocketRoute(load, sender, recipient, (recipient,))]] * 16)
 
 
 def outbox(bench: Bench) -> Figures:
     """500, 2,000 and 8,000 accepted messages wait while the workers stand still; the cost of working them off."""
     pairs = bench.pairs(_OUTBOX_PAIRS)
-    found = []
-    for factor in FACTORS:
+
+    def measure(factor: int) -> Figures:
         with bench.load() as load:
             load.connect([user_id for pair in pairs for user_id in pair], 1)
             bench.quiet()
+            routes = [HttpRoute(load, sender, recipient, (recipient,), is_async=True) for sender, recipient in pairs]
             with stopped(bench.processes["worker"]) as go_on:
-                routes = [
-                    HttpRoute(load, sender, recipient, (recipient,), is_async=True) for sender, recipient in pairs
-                ]
                 load.accept_all(routes, _OUTBOX * factor, _ACCEPT_SECONDS)
                 bench.loop.run(_SETTLE_SECONDS)
                 window = bench.window(load)
                 go_on()
                 load.finish(_ACCEPT_SECONDS)
-                found.append(window.end("message", latencies=()))
-    return _grown(found)
+                return window.end("message")
+
+    return _in_turn(measure)
 
 
 def _scenario(name: str, title: str, run: Callable[[Bench], Figures], users: int) -> Scenario:

@@ -17,6 +17,7 @@ from typing import Literal
 from benchmarks.wire import Address, HttpLines, Loop, SocketLine, request
 
 MARK = b"@@"
+_CURSOR = b'"cursor":'
 _DIGITS = 10
 _TEXT_BYTES = 100
 _SEND_PATH = "/api/chat/socket/sendmessage"
@@ -44,14 +45,15 @@ def number_in(payload: bytes) -> int | None:
 
 
 def cursor_in(payload: bytes) -> int | None:
-    """Return the cursor of a protocol 2 frame; it stands last."""
-    start = payload.rfind(b'"cursor":')
+    """Return the cursor of a protocol 2 frame, where it has one."""
+    start = payload.rfind(_CURSOR)
     if start < 0:
         return None
-    end = start + 9
-    while payload[end : end + 1].isdigit():
-        end += 1
-    return int(payload[start + 9 : end])
+    start += len(_CURSOR)
+    digits = payload[start:-1]
+    if not digits.isdigit():  # `hello` goes on behind it
+        digits = digits.partition(b",")[0]
+    return int(digits)
 
 
 class Route:

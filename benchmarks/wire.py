@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import heapq
 import itertools
+import math
 import os
-import selectors
+import select
 import socket
 import struct
 import time
@@ -23,15 +24,39 @@ _READ_BYTES = 262_144
 _MAX_WAIT_SECONDS = 1.0
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 _FINAL = 0x80
+_HAS_EPOLL = hasattr(select, "epoll")
+_READABLE, _WRITABLE = select.POLLIN, select.POLLOUT  # epoll's have the same values
 
 
 class Loop:
     """Waits for sockets and clocks, and calls who is concerned."""
 
     def __init__(self) -> None:
-        self.selector = selectors.DefaultSelector()
+        self._lines: dict[int, Line] = {}
+        if _HAS_EPOLL:
+            epoll = select.epoll()
+            self._registered: select.epoll | select.poll = epoll
+            self._poll: Callable[[float], list[tuple[int, int]]] = epoll.poll
+        else:
+            poll = select.poll()
+            self._registered = poll
+            self._poll = lambda seconds: poll.poll(math.ceil(1000 * seconds))
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+
+    def add(self, file: int, line: Line) -> None:
+        """Begin to watch a connection, which is not yet known to take anything."""
+        self._lines[file] = line
+        self._registered.register(file, _READABLE | _WRITABLE)
+
+    def want_room(self, file: int, *, is_wanted: bool) -> None:
+        """Call the line's `flush` when the kernel takes more, or no longer."""
+        self._registered.modify(file, _READABLE | _WRITABLE if is_wanted else _READABLE)
+
+    def remove(self, file: int) -> None:
+        """Watch it no longer; call it before the file is closed."""
+        del self._lines[file]
+        self._registered.unregister(file)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call once, not before so many seconds have passed, while `run` runs."""
@@ -46,22 +71,24 @@ class Loop:
 
         The poll counts in whole milliseconds, rounded up: a timer may be that much late.
         """
-        select, timers = self.selector.select, self._timers
-        end = time.perf_counter() + seconds
+        poll, timers, lines, clock = self._poll, self._timers, self._lines, time.perf_counter
+        end = clock() + seconds
         while True:
-            now = time.perf_counter()
+            now = clock()
             while timers and timers[0][0] <= now:
                 heapq.heappop(timers)[2]()
             if until is not None and until():
                 return True
             due = min(end, timers[0][0]) if timers else end
-            for key, mask in select(min(_MAX_WAIT_SECONDS, max(0.0, due - now))):
-                line: Line = key.data
-                if mask & selectors.EVENT_WRITE:
+            for file, mask in poll(min(_MAX_WAIT_SECONDS, max(0.0, due - now))):
+                line = lines.get(file)
+                if line is None:  # dropped by what was called a moment ago
+                    continue
+                if mask & _WRITABLE:
                     line.flush()
-                if mask & selectors.EVENT_READ:
+                if mask & ~_WRITABLE:  # an error too: reading tells which
                     line.receive()
-            if time.perf_counter() >= end:
+            if clock() >= end:
                 return until is not None and until()
 
 
@@ -76,8 +103,9 @@ class Line:
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.connect_ex(address)
+        self._file = self._socket.fileno()
         self._is_writing = True  # until the connection stands
-        loop.selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
+        loop.add(self._file, self)
 
     def write(self, data: bytes) -> None:
         """Send now what the kernel takes, the rest when it can."""
@@ -94,7 +122,7 @@ class Line:
         if sent < len(data):
             self._unsent = data[sent:]
             self._is_writing = True
-            self._loop.selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
+            self._loop.want_room(self._file, is_wanted=True)
 
     def flush(self) -> None:
         """Called by the loop when the kernel takes more."""
@@ -110,7 +138,7 @@ class Line:
             return
         if not self._unsent:
             self._is_writing = False
-            self._loop.selector.modify(self._socket, selectors.EVENT_READ, self)
+            self._loop.want_room(self._file, is_wanted=False)
 
     def receive(self) -> None:
         """Called by the loop when there is something to read."""
@@ -139,7 +167,7 @@ class Line:
         if not self.is_open:
             return
         self.is_open = False
-        self._loop.selector.unregister(self._socket)
+        self._loop.remove(self._file)
         self._socket.close()
         if not is_wanted:
             self.ended()

@@ -14,7 +14,7 @@ from benchmarks.costs import Gone, cpu_by_kind, cpu_seconds, rss_kib
 
 # Does what it is told, one line each: works for so many seconds of its own processor time, in a thread, and tells its total.
 _CHILD = """
-import sys, threading, time
+import mmap, sys, threading, time
 def work(seconds):
     end = time.thread_time() + seconds
     while time.thread_time() < end:
@@ -26,8 +26,10 @@ for line in sys.stdin:
         thread = threading.Thread(target=work, args=(float(amount),))
         thread.start()
         thread.join()
-    else:
+    elif what == "hold":
         held.append(b"x" * int(amount))
+    else:  # ask for memory and not touch it
+        held.append(mmap.mmap(-1, int(amount)))
     print(time.process_time(), flush=True)
 """
 
@@ -106,6 +108,7 @@ def test_memory_is_that_which_is_held(child: _Child) -> None:
     processes = {"web": [child.process.pid]}
     before = rss_kib(processes)
 
+    child.do("reserve", 50 * 1024 * 1024)
     child.do("hold", 20 * 1024 * 1024)
 
     assert rss_kib(processes) - before == pytest.approx(20 * 1024, rel=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.figures import Figures, Spread, latency_ms, over_rounds, per_unit_ms, percentile, ratios
+from benchmarks.figures import Figures, Spread, grown, latency_ms, over_rounds, per_unit_ms, percentile, ratios
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,27 @@ def test_there_is_no_ratio_to_nothing() -> None:
         "cpu_ms": Spread(0.5, 0.5, 0.5)
     }
     assert ratios([{"cpu_ms": 1.0}], []) == {}
+
+
+def _part(count: int, cost: float, **problems: int) -> Figures:
+    return Figures("message", count, 1.0, {"web": cost, "redis": 0.0}, {}, 0.1, problems=problems)
+
+
+def test_growth_weighs_each_visit_by_what_it_delivered() -> None:
+    found = grown(
+        {1: [_part(100, 1.0), _part(300, 2.0)], 4: [_part(100, 1.75, lost=1), _part(100, 1.75)], 16: [_part(50, 3.5)]}
+    )
+
+    assert found.measures() == pytest.approx(
+        {
+            "per_second": 130.0,
+            "cpu_ms": 1.75,
+            "cpu_ms_1x": 1.75,
+            "cpu_ms_4x": 1.75,
+            "cpu_ms_16x": 3.5,
+            "growth_4x": 1.0,
+            "growth_16x": 2.0,
+        }
+    )
+    assert found.as_json()["sizes"]["16x"] == {"web": 3.5, "redis": 0.0, "per_second": 50.0}
+    assert found.as_json()["problems"] == {"lost": 1}
