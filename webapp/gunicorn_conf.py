@@ -108,6 +108,7 @@ class _Kept:
 class OneWriteResponse(wsgi.Response):  # type: ignore[misc]  # the library is untyped
     """gunicorn's, with head and body in one write: two cost a system call and a segment more, 6 % of a send."""
 
+    sock: Any
     _head = b""
 
     def send_headers(self) -> None:
