@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import hiredis
 import redis
@@ -25,6 +26,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from models.errors import StoreUnavailable
 
@@ -35,6 +37,7 @@ _READ_TIMEOUT_SECONDS = 3.0
 _POOL_CONNECTIONS = 16
 _READ_BYTES = 65_536
 _TRUSTED_SECONDS = 0.5  # a connection that was used so lately is not asked whether it still stands
+_SENTINEL_SCHEME = "redis+sentinel://"
 _HEADER = re.compile(r"\A-- .+\n(?:--.*\n)*-- KEYS.*\n(?:--.*\n)*-- ARGV.*\n(?:--.*\n)*-- Returns.*\n", re.MULTILINE)
 
 
@@ -61,6 +64,7 @@ class Client(redis.Redis):
         try:
             connection = self._take()
             try:
+                connection.connect()  # nothing where it stands; by itself it would not ask the sentinels
                 connection.send_packed_command([packed], check_health=False)
                 answers = _read_answers(connection, len(commands))
             except BaseException:
@@ -135,6 +139,7 @@ class Ear:
         if not channels:
             return
         try:
+            self._connection.connect()
             self._connection.send_packed_command([pack((command, *channels))], check_health=False)
             waited_for, deadline = len(channels), time.monotonic() + _READ_TIMEOUT_SECONDS
             while waited_for:
@@ -172,7 +177,11 @@ class Ear:
 
 
 def connect(redis_url: str) -> Client:
-    """Give a client. Raises ValueError: the URL is none that Redis has."""
+    """Give a client. Raises ValueError: the URL is none that Redis has.
+
+    redis_url: redis://, rediss://, unix://, or redis+sentinel://[user:password@]host:port[,host:port…]/service[/db], where
+    each new connection goes to the master that the sentinels name then
+    """
     options: dict[str, Any] = {
         "socket_timeout": _READ_TIMEOUT_SECONDS,
         "socket_connect_timeout": _CONNECT_TIMEOUT_SECONDS,
@@ -182,7 +191,30 @@ def connect(redis_url: str) -> Client:
         "max_connections": 1_000_000,  # the client bounds them, and waits where redis-py would raise
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
+    if redis_url.startswith(_SENTINEL_SCHEME):
+        return Client(_sentinel_pool(redis_url.removeprefix(_SENTINEL_SCHEME), options))
     return Client(redis.ConnectionPool.from_url(redis_url, **options))
+
+
+def _sentinel_pool(address: str, options: dict[str, Any]) -> redis.ConnectionPool:
+    credentials, _, place = address.rpartition("@")
+    hosts, _, path = place.partition("/")
+    service, _, db = path.partition("/")
+    if not service or not hosts or (db and not db.isdigit()):
+        raise ValueError("a sentinel's URL is redis+sentinel://host:port[,host:port]/service[/db]")
+    addresses = [
+        (host or "localhost", int(port or 26379)) for host, _, port in (h.rpartition(":") for h in hosts.split(","))
+    ]
+    user, _, password = (unquote(part) or None for part in credentials.partition(":"))
+    timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        service,
+        Sentinel(addresses, sentinel_kwargs=timeouts),  # type: ignore[no-untyped-call]
+        db=int(db or 0),
+        username=user,
+        password=password,
+        **options,
+    )
 
 
 def pack(command: tuple[Any, ...]) -> bytes:

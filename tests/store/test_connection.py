@@ -1,0 +1,130 @@
+"""The client: what it does where Redis goes away, and how it finds a Redis behind sentinels. All servers are real."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from embedded_redis import redis_server_binary
+from models.errors import StoreUnavailable
+from models.store.connection import Client, connect, run
+from tests.support.instance import wait_until
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start Redis servers that end with the test."""
+    with ExitStack() as stack:
+
+        def begin(port: int, *arguments: str) -> subprocess.Popen[bytes]:
+            folder = tmp_path / str(port)
+            folder.mkdir(exist_ok=True)
+            options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+            server = subprocess.Popen(
+                [redis_server_binary(), *arguments, *options], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+            )
+            stack.callback(server.wait, 10)
+            stack.callback(server.kill)
+            return server
+
+        yield begin
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def _answer(client: Client, *command: str) -> object:
+    """Return the answer to a command; None while there is none."""
+    try:
+        return run(client, [command])[0]
+    except StoreUnavailable:
+        return None
+
+
+def test_a_restart_costs_one_call(start: Start) -> None:
+    """The connections of before are given up together: the first call after a restart may fail, no later one does."""
+    port = _free_port()
+    server = start(port)
+    client = connect(f"redis://127.0.0.1:{port}/0")
+    assert wait_until(lambda: _answer(client, "PING") == b"PONG", 10.0)
+    several = [client._take() for _ in range(4)]
+    for connection in several:
+        connection.connect()
+        client._idle.append((connection, float("inf")))  # used so lately that nobody asks whether it stands
+
+    server.kill()
+    server.wait(10)
+    start(port)
+    other = connect(f"redis://127.0.0.1:{port}/0")
+    assert wait_until(lambda: _answer(other, "PING") == b"PONG", 10.0)
+
+    answers = [_answer(client, "PING") for _ in range(6)]
+    assert answers[1:] == [b"PONG"] * 5
+
+
+def test_an_error_of_one_command_spoils_no_other_answer(client: Client) -> None:
+    """A command that Redis refuses is an error of the call, and the next call gets its own answers."""
+    run(client, [("DEL", "a-list"), ("RPUSH", "a-list", "x")])
+
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        run(client, [("GET", "a-list"), ("LLEN", "a-list")])
+
+    assert run(client, [("LLEN", "a-list"), ("PING",)]) == [1, b"PONG"]
+
+
+def test_an_ear_hears_what_is_said_while_it_listens(client: Client) -> None:
+    """Publications arrive in order, also several at once; of a channel that was left nothing is heard."""
+    ear = client.listen()
+    ear.subscribe("a", "b")
+
+    assert run(client, [("PUBLISH", "a", "1"), ("PUBLISH", "b", "2"), ("PUBLISH", "c", "3")]) == [1, 1, 0]
+    heard = ear.wait(5.0)
+    heard += ear.wait(5.0) if len(heard) < 2 else []
+    assert heard == [b"1", b"2"]
+    assert ear.wait(0) == []
+
+    ear.unsubscribe("a")
+    assert run(client, [("PUBLISH", "a", "4"), ("PUBLISH", "b", "5")]) == [0, 1]
+    assert ear.wait(5.0) == [b"5"]
+    ear.close()
+
+
+def test_the_master_is_found_through_sentinels_also_after_a_failover(start: Start, tmp_path: Path) -> None:
+    """`redis+sentinel://` leads to the master; when it dies, to the one that takes over."""
+    master, replica, sentinel = (_free_port() for _ in range(3))
+    dying = start(master)
+    start(replica, "--replicaof", "127.0.0.1", str(master))
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor chat 127.0.0.1 {master} 1\n"
+        "sentinel down-after-milliseconds chat 500\nsentinel failover-timeout chat 2000\n"
+    )
+    client = connect(f"redis+sentinel://127.0.0.1:{sentinel}/chat/0")
+    start(sentinel, str(config), "--sentinel")
+    assert wait_until(lambda: _answer(client, "SET", "kept", "yes") == b"OK", 10.0)
+    at_replica = connect(f"redis://127.0.0.1:{replica}/0")
+    assert wait_until(lambda: _answer(at_replica, "GET", "kept") == b"yes", 30.0)
+    # A sentinel promotes only replicas that it has seen, which takes it up to ten seconds.
+    watching = connect(f"redis://127.0.0.1:{sentinel}/0")
+    assert wait_until(lambda: len(watching.exchange([("SENTINEL", "REPLICAS", "chat")])[0]) == 1, 20.0)
+
+    dying.kill()
+
+    assert wait_until(lambda: _answer(client, "SET", "written", "later") == b"OK", 30.0)
+    assert _answer(at_replica, "GET", "written") == b"later"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:26379", "127.0.0.1/", "127.0.0.1:26379/chat/first", "/chat"])
+def test_a_sentinels_url_names_hosts_and_a_service(address: str) -> None:
+    """What names no service, no host or no database of a number is refused."""
+    with pytest.raises(ValueError, match="sentinel"):
+        connect(f"redis+sentinel://{address}")
