@@ -21,7 +21,7 @@ import sqlalchemy
 from chaos.checker import Verdict, check
 from chaos.clients import Device, Flooder, Prober, Sender, World
 from chaos.faults import Injector
-from chaos.history import DEVICE, History, Phase, Sent, State
+from chaos.history import DEVICE, History, Phase, Received, Sent, State
 from chaos.plan import Step, draw_plan, kinds_for
 from chaos.proxy import Proxy, ProxyFailed, Route
 from chaos.wire import Address, Http
@@ -40,7 +40,7 @@ _QUIET_SECONDS = 60.0
 _DECIDED_SECONDS = 30.0  # after that, until which everything accepted must have its verdict
 _ANSWER_SECONDS = 10.0  # for the question about one send
 _LOOK_SECONDS = 1.0  # at what else the machine does
-_SAMPLE_OF_200 = 200  # of sends with a verdict, how many are asked for in the end all the same
+_SAMPLE_OF_DECIDED = 200  # of sends that were, how many are asked for in the end all the same, of each outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,11 +356,13 @@ async def _ask(instance: Instance, sent: Sent, patience_seconds: float = 0.0) ->
 
 
 async def _ask_states(world: World, instance: Instance) -> None:
-    """Ask for the state of every send that was accepted without a verdict, and of some that got one."""
+    """Ask for the state of every send of which only its acceptance is known, and of some that were decided for all to see."""
     sent = [one for one in _sent(world.history) if one.is_accepted and one.message_id is not None]
-    decided = [one for one in sent if one.outcome == "accepted200"]
-    asked = [one for one in sent if one.outcome == "accepted202"]
-    asked += random.Random(world.seed).sample(decided, min(_SAMPLE_OF_200, len(decided)))
+    shown = {event.text for event in world.history if isinstance(event, Received)}
+    asked = [one for one in sent if one.outcome == "accepted202" and one.text not in shown]
+    for outcome in ("accepted200", "accepted202"):
+        decided = [one for one in sent if one.outcome == outcome and one.text in shown]
+        asked += random.Random(world.seed).sample(decided, min(_SAMPLE_OF_DECIDED, len(decided)))
     once = list({one.message_id: one for one in asked}.values())
     queue = iter(once)
     deadline = time.monotonic() + _DECIDED_SECONDS
