@@ -63,7 +63,7 @@ class Injector:
         self.failure: BaseException | None = None
 
     def start(self, steps: list[Step], begin: float) -> None:
-        """Begin; times of the plan count from `begin`."""
+        """Begin; times of the plan count from `begin`, and from later where a slot was late."""
         self._thread = threading.Thread(target=self._run, args=(steps, begin), name="faults", daemon=True)
         self._thread.start()
 
@@ -93,6 +93,8 @@ class Injector:
                 )
                 if self._stop.wait(max(0.0, begin + slot[0].at - time.monotonic())):
                     return
+                # What was late stays late: faults that caught up would strike before their predecessors are felt.
+                begin = max(begin, time.monotonic() - slot[0].at)
                 threads = [threading.Thread(target=self._strike, args=(step,), daemon=True) for step in slot[1:]]
                 for thread in threads:
                     thread.start()
