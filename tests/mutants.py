@@ -281,8 +281,8 @@ MUTANTS = (
         "inbox-unbounded",
         "G7: the inbox of somebody who never comes back grows for ever",
         "models/store/scripts/append.lua",
-        "  if length > inbox_max then",
-        "  if false then",
+        "if length > inbox_max then",
+        "if false then",
         ("tests/store/test_scripts.py::test_an_overflow_drops_the_oldest",),
     ),
     Mutant(

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.acting import open_socket
 from tests.support.client import ChatSocket, HttpClient
 from tests.support.instance import Instance, wait_until
+from webapp.errors import FAILURES
 
 _OUTBOX_ENTRIES = 20
 _UNDECIDED = 5
@@ -200,7 +201,12 @@ def test_a_user_who_connects_too_often_is_sent_away(narrow: Instance, v: int) ->
     else:
         pytest.fail("no connect was refused")
 
-    assert first["code"] == "too_many_connections"
+    said = {"msg": "fail", "data": FAILURES["too_many_connections"].zh}
+    assert first == (said if v == 1 else {**said, "code": "too_many_connections"})
+    # Once more, and he is refused without being looked at: it looks the same.
+    with ChatSocket(narrow.base, narrow.tokens[user_id], 1 if v == 1 else 2) as connection:
+        assert connection.wait_for(lambda _: True).data == first
+        assert connection.wait_closed() == (None if v == 1 else 4429)
     open_socket(narrow, other_id, 1 if v == 1 else 2).close()
     assert _hits(narrow, "RATE_LIMIT_CONNECTS") > hits
 
