@@ -52,6 +52,7 @@ from webapp.logins import Logins
 from webapp.origins import Origins, check_origins
 from webapp.passwords import Passwords
 from webapp.reading import ReadMarks
+from webapp.repeaters import Memory, Repeaters
 from webapp.services import Acceptor, new_process_id, open_store
 from webapp.session_ends import SessionEnds
 from webapp.sockets import endpoint
@@ -160,7 +161,11 @@ def create_app(settings: Settings) -> Flask:
     sock = flask_sock.Sock(app)
     socket_tickets = Tickets(store, gatekeeper)
     app.register_blueprint(tickets.make_blueprint(gatekeeper, socket_tickets))
-    endpoint.add_route(sock, gatekeeper, socket_tickets, office, language=settings.language)
+    refused_connects = Memory()
+    endpoint.add_route(sock, gatekeeper, socket_tickets, office, refused_connects, language=settings.language)
+    app.wsgi_app = Repeaters(  # type: ignore[method-assign]
+        app.wsgi_app, limits.refused_sends, refused_connects, settings.language, endpoint.refuse_repeater
+    )
     check_origins(app, Origins(settings.allowed_origins, proxies))
     cli.add_commands(app, settings, database, tokens)
     _handle_errors(app, settings)

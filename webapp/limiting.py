@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ import limits
 import structlog
 from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
 
 from models.errors import StoreUnavailable
 from models.store import counters
@@ -28,6 +25,7 @@ from settings import Settings
 from webapp.address import counted
 from webapp.counts import counts
 from webapp.errors import ApiError
+from webapp.repeaters import Memory
 from webapp.services import Redis
 
 log = structlog.get_logger()
@@ -38,68 +36,38 @@ _BOUNDS = {"sends": "RATE_LIMIT_SENDS", "auth": "RATE_LIMIT_AUTH"}
 _PER_DEVICE_ID = limits.parse("5 per hour")  # ORIG 1.7
 
 
-class CounterStorage(Storage):
-    """The counters of the library `limits`, in our Redis: a hit shares the round trip of whatever is asked for meanwhile."""
-
-    STORAGE_SCHEME = None
-
-    def __init__(self, store: Redis) -> None:
-        super().__init__()
-        self._store = store
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return StoreUnavailable
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        return int(self._store.call(counters.count_command(key, amount, expiry * 1000))[0])
-
-    def get(self, key: str) -> int:
-        return int(self._store.call(counters.read_command(key)) or 0)
-
-    def get_expiry(self, key: str) -> float:
-        return time.time() + max(0, int(self._store.call(counters.left_command(key)))) / 1000
-
-    def check(self) -> bool:
-        try:
-            self._store.call(("PING",))
-        except StoreUnavailable:
-            return False
-        return True
-
-    def reset(self) -> None:
-        raise NotImplementedError  # windows end by themselves
-
-    def clear(self, key: str) -> None:
-        self._store.call(counters.clear_command(key))
-
-
 class Limits:
     """Counts hits and refuses what is too many."""
 
     def __init__(self, settings: Settings, store: Redis) -> None:
         self._store = store
-        self._strategy = FixedWindowRateLimiter(CounterStorage(store))
+        self.refused_sends = Memory()
         self._sends = _parse(settings.rate_limit_sends)
         self._auth = _parse(settings.rate_limit_auth)
 
     def count_send(self, user_id: int) -> None:
         """Count a send of a user. Raises ApiError with rate_limited."""
-        self._hit("sends", self._sends, str(user_id), "rate_limited")
+        left = self._hit("sends", self._sends, str(user_id))
+        if left:
+            raise _refusal("rate_limited", left)
 
     def count_auth(self, address: str) -> None:
         """Count a login or registration from a client address. Raises ApiError with rate_limited."""
-        self._hit("auth", self._auth, counted(address), "rate_limited")
+        left = self._hit("auth", self._auth, counted(address))
+        if left:
+            raise _refusal("rate_limited", left)
 
     def count_device(self, what: DeviceLimit, device_id: str) -> None:
         """Count a registration or login with a device fingerprint. Raises ApiError with too_many_registrations."""
         # A digest: the fingerprint is a credential, and Redis shows its keys to every operator.
         digest = hashlib.sha256(device_id.encode()).hexdigest()
-        self._hit(what, _PER_DEVICE_ID, digest, "too_many_registrations")
+        left = self._hit(what, _PER_DEVICE_ID, digest)
+        if left:
+            raise _refusal("too_many_registrations", left)
 
-    def counting_send(self) -> SendCount:
+    def counting_send(self, credential: str | None) -> SendCount:
         """Give a count of a send that shares a round trip with what else is asked for."""
-        return SendCount(self)
+        return SendCount(self, credential)
 
     def ask_send(self, user_id: int, then: Callable[[int | None], None]) -> None:
         """Count a send without waiting; `then` is called from another greenlet and must not block.
@@ -122,19 +90,21 @@ class Limits:
         key = item.key_for("sends", str(user_id))
         self._store.ask(counters.count_command(key, 1, item.get_expiry() * 1000), answered)
 
-    def _hit(self, what: str, item: limits.RateLimitItem | None, who: str, code: str) -> None:
+    def _hit(self, what: str, item: limits.RateLimitItem | None, who: str) -> float:
+        """Count, and return for how many seconds he is refused; 0: he may pass."""
         if item is None:
-            return
+            return 0.0
+        command = counters.count_command(item.key_for(what, who), 1, item.get_expiry() * 1000)
         try:
-            if self._strategy.hit(item, what, who):
-                return
-            left = self._strategy.get_window_stats(item, what, who).reset_time - time.time()
+            count, left_ms = self._store.call(command)
         except StoreUnavailable as error:
             self._pass_uncounted(what, error)
-            return
+            return 0.0
+        if count <= item.amount:
+            return 0.0
         if what in _BOUNDS:
             counts.bounds[_BOUNDS[what]] += 1
-        raise ApiError(code, retry_after=math.ceil(left))
+        return float(max(1, left_ms)) / 1000
 
     def _pass_uncounted(self, what: str, error: StoreUnavailable) -> None:
         counts.failures["limit_not_counted"] += 1
@@ -142,20 +112,27 @@ class Limits:
 
 
 class SendCount:
-    """The count of one send: asked for by `start`, told by `check`."""
+    """The count of one send: asked for by `start`, told by `check`. credential: the sender's, as `repeaters` knows him by it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, credential: str | None) -> None:
         self._limits = limits
+        self._credential = credential
         self._wait_ms: AsyncResult[int | None] = AsyncResult()
 
     def start(self, user_id: int) -> None:
         self._limits.ask_send(user_id, self._wait_ms.set)
 
     def check(self) -> None:
-        """Raises ApiError with rate_limited."""
+        """Raises ApiError with rate_limited. Call it once the credential is known to be the sender's."""
         wait_ms = self._wait_ms.get()
         if wait_ms is not None:
-            raise ApiError("rate_limited", retry_after=math.ceil(wait_ms / 1000))
+            if self._credential:
+                self._limits.refused_sends.note(self._credential, wait_ms / 1000)
+            raise _refusal("rate_limited", wait_ms / 1000)
+
+
+def _refusal(code: str, seconds: float) -> ApiError:
+    return ApiError(code, retry_after=math.ceil(seconds))
 
 
 def _parse(rate: str) -> limits.RateLimitItem | None:

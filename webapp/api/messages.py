@@ -20,6 +20,7 @@ from webapp.errors import FAILURES, POLICY_REFUSALS, ApiError
 from webapp.http import answer, read_body, read_params
 from webapp.language import language_of_request
 from webapp.limiting import Limits
+from webapp.repeaters import SEND_PATH, credential_of_send
 from webapp.routes import describe
 from webapp.sending import build_send
 from webapp.services import Acceptor
@@ -65,7 +66,7 @@ def make_blueprint(
         text = failure.text(language_of_request(settings.language), role=caller.role)
         return answer(envelope.fail(failure.code, text), failure.status)
 
-    @blueprint.post("/api/chat/socket/sendmessage")
+    @blueprint.post(SEND_PATH)
     @describe(
         "Send a message to a user or a group",
         access="visitor",
@@ -83,7 +84,7 @@ def make_blueprint(
         ),
     )
     def post_message() -> Response:
-        counting = limits.counting_send()
+        counting = limits.counting_send(credential_of_send(request.environ))
         caller = gatekeeper.caller(counting.start)
         counting.check()
         with VerdictWait(registry) as wait:

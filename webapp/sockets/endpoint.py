@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flask_sock
 import structlog
 from flask import request
@@ -11,9 +13,10 @@ from schemas import frames
 from webapp.auth import Caller, Gatekeeper, UserMissing
 from webapp.errors import FAILURES, REWORDED, ApiError
 from webapp.language import language_of_request
+from webapp.repeaters import SOCKET_PATH, Memory
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.office import ConnectionRefused, Resume, SocketOffice
-from webapp.sockets.server import Server
+from webapp.sockets.server import NotAHandshake, Server
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import encode_close, encode_frame
 from webapp.tickets import Tickets
@@ -27,7 +30,13 @@ _CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": Clo
 
 
 def add_route(
-    sock: flask_sock.Sock, gatekeeper: Gatekeeper, tickets: Tickets, office: SocketOffice, *, language: str
+    sock: flask_sock.Sock,
+    gatekeeper: Gatekeeper,
+    tickets: Tickets,
+    office: SocketOffice,
+    repeaters: Memory,
+    *,
+    language: str,
 ) -> None:
     def admit() -> Caller:
         ticket = request.args.get("ticket")
@@ -37,7 +46,7 @@ def add_route(
         chosen = language_of_request(language)
         return zh if zh is not None and chosen == "zh" else FAILURES[code].text(chosen)
 
-    @sock.route("/ws")  # type: ignore[untyped-decorator]
+    @sock.route(SOCKET_PATH)  # type: ignore[untyped-decorator]
     def connect(server: Server) -> None:
         protocol = 2 if request.args.get("v") == "2" else 1
         transport = server.take_over()
@@ -58,6 +67,8 @@ def add_route(
             _refuse(transport, protocol, code, text(code, said))
         except ConnectionRefused as error:
             code = error.code
+            if error.seconds and not request.args.get("ticket"):
+                repeaters.note(request.args.get("token", ""), error.seconds)
             _refuse(transport, protocol, code, text(code, _REFUSALS.get(code)), is_passing=error.is_passing)
         except ModelError as error:
             # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
@@ -67,6 +78,18 @@ def add_route(
             # The handshake is done: an HTTP answer would be bytes in the middle of frames (pitfall F12).
             log.exception("socket_dropped")
             transport.abort()
+
+
+def refuse_repeater(environ: dict[str, Any], protocol: int, language: str) -> bool:
+    """Refuse a handshake because its user connects too often, outside of a request. False: it is no handshake."""
+    try:
+        transport = Server(environ).take_over()
+    except (NotAHandshake, ApiError):
+        return False
+    _refuse(
+        transport, protocol, "too_many_connections", FAILURES["too_many_connections"].text(language), is_passing=True
+    )
+    return True
 
 
 def _refuse(transport: Transport, protocol: int, code: str, text: str, *, is_passing: bool = False) -> None:

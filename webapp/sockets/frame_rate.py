@@ -38,6 +38,11 @@ class ConnectRate:
         self._until = 0.0
         self._hits: defaultdict[int, int] = defaultdict(int)
 
+    @property
+    def seconds_left(self) -> float:
+        """Until the window is over, and everybody starts anew."""
+        return max(0.0, self._until - time.monotonic())
+
     def admits(self, user_id: int) -> bool:
         """Count a connect, and say whether it is not too many."""
         if self._rate is None:

@@ -57,12 +57,14 @@ class ConnectionRefused(Exception):
     """A connection cannot be opened. `code` is one of the catalogue of failures.
 
     is_passing: it is our moment, not the client, that is wrong, so that one of protocol 1 should come back by itself
+    seconds: for how long the same user is refused whatever else is true; 0 where that is not known
     """
 
-    def __init__(self, code: str, *, is_passing: bool = False) -> None:
+    def __init__(self, code: str, *, is_passing: bool = False, seconds: float = 0.0) -> None:
         super().__init__(code)
         self.code = code
         self.is_passing = is_passing
+        self.seconds = seconds
 
 
 class SocketOffice:
@@ -165,13 +167,12 @@ class SocketOffice:
 
     def _check_room(self, user_id: int) -> None:
         """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may."""
-        bound = "RATE_LIMIT_CONNECTS"
-        if self._connect_rate.admits(user_id):
-            if len(self._registry) < self._settings.web_max_connections:
-                return
-            bound = "WEB_MAX_CONNECTIONS"
-        counts.bounds[bound] += 1
-        raise ConnectionRefused("too_many_connections", is_passing=True)
+        if not self._connect_rate.admits(user_id):
+            counts.bounds["RATE_LIMIT_CONNECTS"] += 1
+            raise ConnectionRefused("too_many_connections", is_passing=True, seconds=self._connect_rate.seconds_left)
+        if len(self._registry) >= self._settings.web_max_connections:
+            counts.bounds["WEB_MAX_CONNECTIONS"] += 1
+            raise ConnectionRefused("too_many_connections", is_passing=True)
 
     def _note_resumed(self, connection: Connection, acknowledged: int, start: int) -> None:
         """Note what an earlier connection has written and this one is to acknowledge, for the receipts of it."""
