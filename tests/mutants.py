@@ -384,17 +384,29 @@ MUTANTS = (
 )
 
 
-def run(mutant: Mutant) -> tuple[Mutant, str | None, float]:
-    """Apply a mutant to a copy of the tree; return the test that caught it, None where none did, and the seconds."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a mutant. test: the one that failed first; said: why nothing is proved, where none failed or passed."""
+
+    mutant: Mutant
+    seconds: float
+    test: str | None = None
+    said: str = "SURVIVED"
+
+
+def run(mutant: Mutant, timeout_seconds: float = _TIMEOUT_SECONDS) -> Outcome:
+    """Apply a mutant to a copy of the tree and run its tests."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy = Path(folder) / "tree"
-        ignored = shutil.ignore_patterns(".git", ".venv", "var", ".*_cache", "__pycache__", ".hypothesis")
+        ignored = shutil.ignore_patterns(
+            ".git", ".venv", "var", ".*_cache", "__pycache__", ".hypothesis", "chaos-report"
+        )
         shutil.copytree(ROOT, copy, ignore=ignored)
         broken = copy / mutant.path
         if mutant.old:
             broken.write_text(broken.read_text().replace(mutant.old, mutant.new))
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *mutant.tests],
             cwd=copy,
             env={
@@ -402,19 +414,24 @@ def run(mutant: Mutant) -> tuple[Mutant, str | None, float]:
                 "MODEL_EXAMPLES": os.environ.get("MODEL_EXAMPLES", "40"),
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
         )
-    if done.returncode == 0:
-        return mutant, None, time.monotonic() - started
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        try:
+            out, _ = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # pytest takes down what it has started
+            process.communicate()
+            return Outcome(mutant, time.monotonic() - started, None, f"no end within {timeout_seconds:.0f} s")
+    seconds = time.monotonic() - started
+    if process.returncode == 0:
+        return Outcome(mutant, seconds)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", out, re.MULTILINE)
     # Anything but a failed test is no proof: the break must be noticed, not merely fail to run.
-    caught = (
-        failed.group(1) if done.returncode == 1 and failed else f"pytest exit {done.returncode}: {done.stdout[-400:]}"
-    )
-    return mutant, caught, time.monotonic() - started
+    if process.returncode == 1 and failed:
+        return Outcome(mutant, seconds, failed.group(1))
+    return Outcome(mutant, seconds, None, f"pytest exit {process.returncode}: {out[-400:]}")
 
 
 def main() -> int:
@@ -433,17 +450,20 @@ def main() -> int:
         return 0
     # A test that fails on the code as it is would "catch" everything.
     every_test = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-    _, failed, seconds = run(Mutant("unbroken", "", "tests/mutants.py", "", "", every_test))
-    if failed is not None:
-        print(f"the unbroken tree fails {failed}: nothing would be proved")
+    whole = run(Mutant("unbroken", "", "tests/mutants.py", "", "", every_test), len(every_test) * _TIMEOUT_SECONDS)
+    if whole.test is not None or whole.said != "SURVIVED":
+        print(f"the unbroken tree fails {whole.test or whole.said}: nothing would be proved")
         return 2
     print(_row("", "mutant", "seconds", "caught by"))
-    print(_row("", "unbroken", f"{seconds:.0f}", "passes"), flush=True)
+    print(_row("", "unbroken", f"{whole.seconds:.0f}", "passes"), flush=True)
     caught_by: Counter[str] = Counter()
     with ThreadPoolExecutor(options.jobs) as pool:
-        for mutant, caught, seconds in pool.map(run, chosen):
-            caught_by[mutant.guarantee] += caught is not None
-            print(_row(mutant.guarantee, mutant.name, f"{seconds:.0f}", caught or "SURVIVED"), flush=True)
+        for outcome in pool.map(run, chosen):
+            mutant = outcome.mutant
+            caught_by[mutant.guarantee] += outcome.test is not None
+            print(
+                _row(mutant.guarantee, mutant.name, f"{outcome.seconds:.0f}", outcome.test or outcome.said), flush=True
+            )
     tried = Counter(mutant.guarantee for mutant in chosen)
     print("; ".join(f"{name}: {caught_by[name]} of {tried[name]}" for name in sorted(tried)))
     print(f"{caught_by.total()} of {len(chosen)} caught")
