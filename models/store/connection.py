@@ -110,7 +110,13 @@ class Ear:
 
     def subscribe(self, *channels: str) -> None:
         """Listen to more channels; Redis has confirmed it on return. Raises RedisError."""
-        self._tell("SUBSCRIBE", set(channels) - self._channels)
+        news, was_deaf = set(channels) - self._channels, not self._channels
+        try:
+            self._tell("SUBSCRIBE", news)
+        except RedisConnectionError:
+            if not was_deaf:
+                raise  # what was said on the others is lost: whoever listens must know
+            self._tell("SUBSCRIBE", news)  # the connection was of before a restart
         self._channels |= set(channels)
 
     def unsubscribe(self, *channels: str) -> None:

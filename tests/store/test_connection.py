@@ -56,6 +56,9 @@ def test_a_restart_costs_one_call(start: Start) -> None:
     server = start(port)
     client = connect(f"redis://127.0.0.1:{port}/0")
     assert wait_until(lambda: _answer(client, "PING") == b"PONG", 10.0)
+    ear = client.listen()
+    ear.subscribe("news")
+    ear.unsubscribe_all()
     several = [client._take() for _ in range(4)]
     for connection in several:
         connection.connect()
@@ -69,6 +72,9 @@ def test_a_restart_costs_one_call(start: Start) -> None:
 
     answers = [_answer(client, "PING") for _ in range(6)]
     assert answers[1:] == [b"PONG"] * 5
+    ear.subscribe("news")
+    assert run(client, [("PUBLISH", "news", "heard")]) == [1]
+    assert ear.wait(5.0) == [b"heard"]
 
 
 def test_an_error_of_one_command_spoils_no_other_answer(client: Client) -> None:
