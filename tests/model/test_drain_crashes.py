@@ -463,6 +463,26 @@ def test_a_device_that_never_acknowledged_keeps_its_tail_when_redis_was_emptied(
     assert texts == ["one"]
 
 
+@pytest.mark.parametrize("others", [(), ("b",)], ids=["alone", "beside a slower device"])
+def test_what_was_acknowledged_a_moment_ago_does_not_come_again(rig: Rig, others: tuple[str, ...]) -> None:
+    """Acknowledgements wait to be told together; a device that comes back without a cursor meanwhile is not shown it again.
+
+    Nor is it told of a gap where nobody else lacks it, so that it has left the inbox.
+    """
+    first = rig.web.connect(2, "a", 2)
+    for device in others:
+        rig.web.connect(2, device, 2).abort()
+    rig.accept(*(rig.build_send(1, 2, str(i)) for i in range(3)))
+    rig.drain()
+    rig.deliver()
+    first.say_json({"type": "ack", "cursor": 2})
+
+    back = rig.web.connect(2, "a", 2)
+
+    assert [frame["data"]["data"] for frame in back.texts("singleChat")] == ["2"]
+    assert back.texts("reset") == []
+
+
 def test_an_acknowledgement_under_way_when_redis_was_emptied_acknowledges_nothing_new(rig: Rig) -> None:
     """A cursor of the epoch before, that crosses the news of the loss, does not count for the entries of the new epoch."""
     socket = rig.web.connect(2, "a", 2)

@@ -145,6 +145,9 @@ class SocketOffice:
         )
         # In the registry first: what is published once presence shows us must find us.
         self._registry.add(connection)
+        for other in self._registry.of_user(caller.user_id):
+            if other.device == caller.device and other in self._acknowledged:
+                self._tell_acknowledged(other)  # before it is read what this one lacks
         try:
             connected = self._register(connection, self._settings.sockets_per_user)
             if connected.former is not None:
