@@ -271,7 +271,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             is_late = self.losses == 0 and any(c.is_known for c in self.clients.values() if c.user_id == user_id)
             client.excused |= self._before_the_first_login(user_id)
         claim = None
-        if client.protocol == 2 and resume != "none" and client.epoch:
+        # Without a cursor there is none to come back with: it was shown nothing since it asked for what it lacks.
+        if client.protocol == 2 and resume != "none" and client.epoch and client.cursor >= 0:
             cursor = client.cursor + (1_000 if resume == "future" else 0)
             claim = Resume(cursor, "0" * 8 if resume == "other epoch" else client.epoch)
         is_of_epoch = claim is not None and claim.epoch == self._epoch(user_id)
