@@ -41,7 +41,7 @@ class Office(Protocol):
 
     def read_inbox(self, connection: Connection, most: int) -> Page: ...
 
-    def acknowledge(self, connection: Connection) -> None: ...
+    def acknowledge(self, connection: Connection, *, is_word: bool) -> None: ...
 
     def ping_later(self, connection: Connection) -> None: ...
 
@@ -79,6 +79,7 @@ class Connection:
         "refs",
         "role",
         "session_id",
+        "tell_at",
         "transport",
         "unacknowledged",
         "user_id",
@@ -118,6 +119,7 @@ class Connection:
         self.epoch = ""
         self.written = 0  # cursor of the last entry written, or passed over because this device is not to see it
         self.acknowledged = 0
+        self.tell_at = 0.0  # before then an acknowledgement waits, to be told with those until then (the office's)
         # Message id -> the client's names for the send, one per try of it, until its result is written.
         self.refs: dict[str, list[Any]] = {}
         self.waits: set[int] = set()  # numbers under which the registry waits for their verdicts
@@ -291,7 +293,7 @@ class Connection:
                 # The legacy client has shown its own message already. Nothing to wait for, so it counts as had.
                 if was_clear:
                     self.acknowledged = cursor
-                    self._office.acknowledge(self)
+                    self._office.acknowledge(self, is_word=False)
                 return b""
             return frame or encode_frame(frames.single_chat(body, now_ms()))
         if is_mine and message_id is not None and (is_news or message_id in self.refs):
@@ -307,7 +309,7 @@ class Connection:
         """Take a protocol 2 client's word that everything up to `cursor` is safe. Beyond what was written: ignored."""
         if self.acknowledged < cursor <= self.written:
             self.acknowledged = cursor
-            self._office.acknowledge(self)
+            self._office.acknowledge(self, is_word=True)
 
     def _ping_bytes(self) -> bytes:
         """Give a ping that covers what is written, where one is due and none is under way. Protocol 2 needs none."""

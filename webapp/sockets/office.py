@@ -426,10 +426,14 @@ class SocketOffice:
         with self._database.reading() as connection:
             return messages.load_bodies(connection, f"group:{group_id}", seqs)
 
-    def acknowledge(self, connection: Connection) -> None:
+    def acknowledge(self, connection: Connection, *, is_word: bool) -> None:
+        """Take that a device has more. is_word: the client's own word, which is kept at once where it is the first for a while."""
         for follow in self.on_acknowledged:
             follow(connection)
-        self._acknowledged.add(connection)
+        if is_word and time.monotonic() >= connection.tell_at:
+            self._tell_acknowledged(connection)
+        else:
+            self._acknowledged.add(connection)
 
     def ping_later(self, connection: Connection) -> None:
         self._unpinged.add(connection)
@@ -438,6 +442,7 @@ class SocketOffice:
 
     def _tell_acknowledged(self, connection: Connection) -> None:
         counts.acknowledgements += 1
+        connection.tell_at = time.monotonic() + _FLUSH_SECONDS
         self._acknowledged.discard(connection)
         self._unchecked.add(connection.user_id)
         self._store.tell(
