@@ -141,7 +141,9 @@ class OneWriteResponse(wsgi.Response):  # type: ignore[misc]  # the library is u
             util.write(self.sock, head)
 
 
-wsgi.Response = OneWriteResponse
+# A reload (SIGHUP) reads this file again. What stands there then is ours already, and ours on top of ours would lose the head.
+if wsgi.Response.__name__ != OneWriteResponse.__name__:
+    wsgi.Response = OneWriteResponse
 sendfile = False  # it would overtake the head; what we serve from files is small
 
 
