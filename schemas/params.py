@@ -145,7 +145,7 @@ class Params(Schema):
         for source in sources:
             given.update((name, value) for name, value in source.items() if value is not None and value != "")
         values: dict[str, Any] = {}
-        # Field by field in ORIG's order, since the first fault is told. `load` would collect all of them, at ten times the cost.
+        # Field by field in ORIG's order, since the first fault is told: `load` would collect all of them.
         for name, field in self.fields.items():
             if name not in given:
                 if field.required:

@@ -98,7 +98,7 @@ def check_origins(app: Flask, origins: Origins) -> None:
         if "Vary" in response.headers:
             response.vary.add("Origin")
         else:
-            response.headers["Vary"] = "Origin"  # what `vary.add` does, at a tenth of the cost
+            response.headers["Vary"] = "Origin"  # what `vary.add` does where there is none, without parsing
         origin = request.headers.get("Origin")
         if origin is not None and origins.admits(request):
             response.headers["Access-Control-Allow-Origin"] = origin
