@@ -50,7 +50,9 @@ def narrow() -> Iterator[Instance]:
 
 @pytest.fixture
 def stopped_worker(narrow: Instance) -> Iterator[Instance]:
-    """The same, while nothing is decided."""
+    """The same, while nothing is decided. An outbox that the test before has filled has been seen to have room again."""
+    asker = HttpClient(narrow.base, narrow.tokens[39])
+    assert wait_until(lambda: asker.send(40, "has it room?", respond_async=True)[0] == 202, 20.0)
     assert wait_until(lambda: _waiting(narrow) == 0, 20.0)
     narrow.kill("worker", signal.SIGSTOP)
     try:
