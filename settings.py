@@ -22,6 +22,7 @@ from environs import Env, EnvError, validate
 _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
 _LANGUAGES = ("zh", "en")
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
 
 
 class SettingsError(Exception):
@@ -122,6 +123,8 @@ def _read(env: Env) -> Settings:
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     redis_url = env.str("REDIS_URL", "")
+    if redis_url and not redis_url.startswith(_REDIS_SCHEMES):
+        raise SettingsError(f"REDIS_URL must begin with {', '.join(_REDIS_SCHEMES)}")
     redis_socket = _redis_socket(data_dir)
     positive = validate.Range(min=1)
     port_range = validate.Range(min=1, max=65535)
@@ -249,7 +252,7 @@ def _broker_url(redis_url: str, redis_socket: Path) -> str:
         scheme, _, rest = redis_url.partition("://")
         authority, query = rest.partition("?")[::2]
         return f"{scheme}://{authority.split('/')[0]}/1" + (f"?{query}" if query else "")
-    raise SettingsError("CELERY_BROKER_URL must be set where REDIS_URL is not redis://, rediss:// or unix://")
+    raise SettingsError("CELERY_BROKER_URL must be set where REDIS_URL names sentinels")
 
 
 def _generated(path: Path, secret_bytes: int) -> str:

@@ -10,7 +10,16 @@ from settings import Settings, SettingsError, load_settings
 
 
 def _load(monkeypatch: pytest.MonkeyPatch, folder: Path, **environment: str) -> Settings:
-    for name in ("LANGUAGE", "JWT_SECRET", "HONGYAN_ENV", "FLOWER_BASIC_AUTH", "MEDIA_URL", "HOST"):
+    for name in (
+        "LANGUAGE",
+        "JWT_SECRET",
+        "HONGYAN_ENV",
+        "FLOWER_BASIC_AUTH",
+        "MEDIA_URL",
+        "HOST",
+        "REDIS_URL",
+        "CELERY_BROKER_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(folder))
     for name, value in environment.items():
@@ -80,3 +89,20 @@ def test_an_empty_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("DATA_DIR", "")
 
     assert load_settings().data_dir == tmp_path / "var"
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "blamed"),
+    [
+        ("localhost:6379", "REDIS_URL"),
+        ("http://127.0.0.1", "REDIS_URL"),
+        ("redis+sentinel://a:1/b", "CELERY_BROKER_URL"),
+    ],
+)
+def test_what_is_wrong_with_the_address_of_redis_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_url: str, blamed: str
+) -> None:
+    """Of the two settings the one that has to change. It may hold a password, so it is not quoted."""
+    with pytest.raises(SettingsError, match=f"^{blamed} must") as refused:
+        _load(monkeypatch, tmp_path, REDIS_URL=redis_url)
+    assert redis_url not in str(refused.value)

@@ -16,20 +16,6 @@ def count_command(name: str, amount: int, window_ms: int) -> Command:
     return SCRIPTS["count"].call([keys.counter(name)], [amount, window_ms])
 
 
-def read_command(name: str) -> Command:
-    """The answer: hits in the window, None where it is over."""
-    return ("GET", keys.counter(name))
-
-
-def left_command(name: str) -> Command:
-    """The answer: ms until the window is over, negative where it is."""
-    return ("PTTL", keys.counter(name))
-
-
-def clear_command(name: str) -> Command:
-    return ("DEL", keys.counter(name))
-
-
 def locked_command(name: str, *, window_ms: int, most: int) -> Command:
     """The answer: ms until fewer than `most` failures stand in the window, 0 where fewer do."""
     return SCRIPTS["fail"].call([keys.failures(_digest(name))], [window_ms, most, 0])

@@ -754,18 +754,6 @@ def test_a_ticket_is_taken_once(client: Client, user_id: int) -> None:
 # Counters
 
 
-def test_hits_are_counted_in_a_window(client: Client, user_id: int) -> None:
-    """A window begins with its first hit and tells how much of it is left; the next one counts anew."""
-    name = f"hits of {user_id}"
-
-    (one, _), (three, left) = (_call(client, counters.count_command(name, amount, 60_000)) for amount in (1, 2))
-
-    assert (one, three) == (1, 3)
-    assert 0 < left <= 60_000
-    _call(client, counters.clear_command(name))
-    assert _call(client, counters.count_command(name, 1, 60_000))[0] == 1
-
-
 def test_failures_lock_until_the_oldest_of_them_is_over(client: Client, user_id: int) -> None:
     """Asking does not count, and forgiving begins anew."""
     name = f"failures of {user_id}"
