@@ -13,10 +13,18 @@ DRAIN_QUEUE = "drain"
 HOUSEKEEPING_QUEUE = "housekeeping"
 
 _DAY_SECONDS = 86_400.0
+_COMPACT_SECONDS = 10.0
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
 
 
 def make_celery(settings: Settings) -> Celery:
+    compact = {
+        "compact_store": {
+            "task": "compact_store",
+            "schedule": _COMPACT_SECONDS,
+            "options": {"expires": _COMPACT_SECONDS, "queue": HOUSEKEEPING_QUEUE},
+        }
+    }
     celery = Celery("hongyan", broker=settings.broker_url, set_as_current=False)
     is_redis = "redis" in settings.broker_url.partition("://")[0]
     celery.conf.update(
@@ -47,6 +55,8 @@ def make_celery(settings: Settings) -> Celery:
                 "schedule": _DAY_SECONDS,
                 "options": {"expires": _DAY_SECONDS, "queue": HOUSEKEEPING_QUEUE},
             },
+            # A Redis of the operator's own is his to look after.
+            **(compact if settings.is_redis_embedded else {}),
         },
     )
     return celery

@@ -10,6 +10,7 @@ from celery import Celery
 
 from models.database import Database, open_database
 from models.errors import DatabaseUnavailable, StoreUnavailable
+from models.store import upkeep
 from models.store.connection import connect
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
@@ -52,4 +53,13 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
             return forget_unseen(the_database(), connect(settings.redis_url), time.time_ns() // 1_000_000)
         except (StoreUnavailable, DatabaseUnavailable) as error:
             log.warning("devices_not_forgotten", error=str(error))  # tomorrow is early enough
+            return None
+
+    @celery.task(name="compact_store")  # type: ignore[untyped-decorator]
+    def compact_store() -> bool | None:
+        """Keep the embedded Redis quick to start. Returns whether there was something to do."""
+        try:
+            return upkeep.compact(connect(settings.redis_url))
+        except StoreUnavailable as error:
+            log.warning("store_not_compacted", error=str(error))  # asked again soon
             return None

@@ -1,0 +1,82 @@
+"""The append-only file of a real Redis is rewritten when it is long, whatever Redis itself makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from embedded_redis import redis_server_binary
+from models.store import upkeep
+from models.store.connection import Client, connect
+from tests.support.instance import wait_until
+
+_SLACK_BYTES = 200_000
+
+
+@pytest.fixture
+def keeping(tmp_path: Path) -> Iterator[Client]:
+    """A client of a Redis with an append-only file, which was started just now."""
+    socket = Path("/tmp") / f"hy-aof-{id(tmp_path):x}.sock"  # a socket's path must be short
+    arguments = [
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+        "--save",
+        "",
+        "--appendonly",
+        "yes",
+        "--dir",
+        str(tmp_path),
+    ]
+    server = subprocess.Popen([redis_server_binary(), *arguments], stdout=subprocess.DEVNULL)
+    client = connect(f"unix://{socket}?db=0")
+    try:
+        assert wait_until(lambda: _is_up(client), 10.0)
+        yield client
+    finally:
+        client.close()
+        server.terminate()
+        server.wait(10)
+        socket.unlink(missing_ok=True)
+
+
+def _is_up(client: Client) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
+
+
+def _file(client: Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.info("persistence")
+    return found
+
+
+def test_a_long_file_of_few_data_is_rewritten(keeping: Client) -> None:
+    """Then it is short, and nothing is due; the data are still there."""
+    assert not upkeep.compact(keeping, _SLACK_BYTES)
+    for number in range(1_000):
+        keeping.set("overwritten", f"{number} " + "x" * 1_000)
+    assert _file(keeping)["aof_current_size"] > 5 * _SLACK_BYTES
+
+    assert upkeep.compact(keeping, _SLACK_BYTES)
+
+    assert wait_until(lambda: _file(keeping)["aof_current_size"] < _SLACK_BYTES, 20.0)
+    assert wait_until(lambda: not _file(keeping)["aof_rewrite_in_progress"], 20.0)
+    assert not upkeep.compact(keeping, _SLACK_BYTES)
+    assert str(keeping.get("overwritten")).count("999 ") == 1
+
+
+def test_a_long_file_of_many_data_stays(keeping: Client) -> None:
+    """Writing it again would save nothing."""
+    for number in range(300):
+        keeping.set(f"kept {number}", "x" * 1_000)
+    assert _file(keeping)["aof_current_size"] > _SLACK_BYTES
+
+    assert not upkeep.compact(keeping, _SLACK_BYTES)
