@@ -7,11 +7,13 @@ which its shard decided, the position by which Redis ignores what it has already
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Dialect,
     Index,
     Integer,
     SmallInteger,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -33,13 +36,20 @@ STORED = "stored"
 REFUSED = "refused"
 
 
+def _index_where_set(name: str, first: str, *more: str) -> Index:
+    """Give an index of the rows that have its first column: each index costs a message some microseconds."""
+    is_set = text(f"{first} IS NOT NULL")
+    return Index(name, first, *more, sqlite_where=is_set, postgresql_where=is_set)
+
+
 class Message(Base):
     __tablename__ = "message"
     __table_args__ = (
         UniqueConstraint("conversation", "seq"),
         UniqueConstraint("shard", "shard_seq"),
         Index("ix_message_sender", "sender_id", "shard", "shard_seq"),
-        Index("ix_message_recipient", "recipient_id", "shard", "shard_seq"),
+        _index_where_set("ix_message_recipient", "recipient_id", "shard", "shard_seq"),
+        _index_where_set("ix_message_group_id", "group_id"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -53,7 +63,7 @@ class Message(Base):
     sender_id: Mapped[int] = mapped_column(Integer)
     device: Mapped[str] = mapped_column(String(64))  # the device that sent
     recipient_id: Mapped[int | None] = mapped_column(BigInteger)  # one-to-one
-    group_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    group_id: Mapped[int | None] = mapped_column(BigInteger)
     audience_version: Mapped[int | None] = mapped_column(BigInteger)  # group: see audiences.py
     target_id: Mapped[str | None] = mapped_column(String(36))  # recall: the message recalled
     is_recalled: Mapped[bool] = mapped_column(default=False)
@@ -109,7 +119,17 @@ def insert_decisions(connection: Connection, rows: Sequence[dict[str, Any]]) -> 
 
     Raises AlreadyDecided: one of the ids has a row. The transaction must be rolled back then.
     """
+    # By the driver: what SQLAlchemy does to each row of values takes a third as long as the database needs for it.
+    statement, names = _insert_statement(connection.dialect)
+    values = [tuple([row[name] for name in names]) for row in rows] if names else list(rows)
     try:
-        connection.execute(insert(Message), rows)
+        connection.exec_driver_sql(statement, values)
     except IntegrityError as error:
         raise AlreadyDecided(str(error.orig)) from error
+
+
+@cache
+def _insert_statement(dialect: Dialect) -> tuple[str, Sequence[str]]:
+    """Give the text of the insert, and the columns in its order; none where it names its parameters."""
+    compiled = insert(Message).compile(dialect=dialect)
+    return str(compiled), compiled.positiontup or () if compiled.positional else ()

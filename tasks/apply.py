@@ -99,7 +99,7 @@ class Applier:
             for (user_id, shard), entries in appends
         ]
         answers = list(map(inbox.Appended.parse, run(self._client, [*first, *commands])[len(first) :]))
-        closed = [index for index, answer in enumerate(answers) if answer.epoch is None]
+        closed = [index for index, answer in enumerate(answers) if not answer.epoch]
         if closed:
             users = {appends[index][0][0] for index in closed}
             run(self._client, [load_inbox(self._database, user_id, self._inbox_max) for user_id in users])
@@ -144,7 +144,7 @@ def _spread(shard: int, outcome: Outcome, written: dict[tuple[int, int], list[_W
 
     def entry_of(own_device: str | None, peer_id: int, body: bytes) -> inbox.LogEntry:
         entry = inbox.Entry(shard, position, own_device, b"" if reference else body, reference)
-        return inbox.LogEntry(position, entry.encode(), peer_id if is_logged else None, body)
+        return inbox.LogEntry(entry, peer_id if is_logged else None)
 
     theirs = _Written(outcome, outcome.body, False, entry_of(None, request.sender_id, outcome.body))
     for owner_id in outcome.recipient_ids:
@@ -184,10 +184,10 @@ def _note_deliveries(
     entries: Sequence[_Written],
     cursors: dict[str, tuple[int, str]],
 ) -> None:
-    if answer.epoch is None:
+    if not answer.epoch:
         # Emptied again within a millisecond. The batch is done over, from the rows that stand.
         raise StoreUnavailable("an inbox vanished while it was being written")
-    live = {presence.process_of(where) for where in map(presence.live_connection, answer.online) if where}
+    live = presence.live_processes(answer.online)
     for entry, cursor in zip(entries, answer.cursors, strict=True):
         request = entry.outcome.request
         if entry.is_own:

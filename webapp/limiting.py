@@ -21,6 +21,7 @@ from gevent.lock import BoundedSemaphore
 
 from models.errors import StoreUnavailable
 from models.store import counters
+from models.store.connection import Command
 from settings import Settings
 from webapp.address import counted
 from webapp.counts import counts
@@ -82,29 +83,24 @@ class Limits:
         def answered(answer: Any, error: StoreUnavailable | None) -> None:
             if error is not None:
                 self._pass_uncounted("sends", error)
-            is_over = error is None and answer[0] > item.amount
-            if is_over:
+            elif answer:
                 counts.bounds[_BOUNDS["sends"]] += 1
-            then(answer[1] if is_over else None)
+            then(answer or None)
 
-        key = item.key_for("sends", str(user_id))
-        self._store.ask(counters.count_command(key, 1, item.get_expiry() * 1000), answered)
+        self._store.ask(_count_command(item, "sends", str(user_id)), answered)
 
     def _hit(self, what: str, item: limits.RateLimitItem | None, who: str) -> float:
         """Count, and return for how many seconds he is refused; 0: he may pass."""
         if item is None:
             return 0.0
-        command = counters.count_command(item.key_for(what, who), 1, item.get_expiry() * 1000)
         try:
-            count, left_ms = self._store.call(command)
+            left_ms = self._store.call(_count_command(item, what, who))
         except StoreUnavailable as error:
             self._pass_uncounted(what, error)
             return 0.0
-        if count <= item.amount:
-            return 0.0
-        if what in _BOUNDS:
+        if left_ms and what in _BOUNDS:
             counts.bounds[_BOUNDS[what]] += 1
-        return float(max(1, left_ms)) / 1000
+        return float(left_ms) / 1000
 
     def _pass_uncounted(self, what: str, error: StoreUnavailable) -> None:
         counts.failures["limit_not_counted"] += 1
@@ -129,6 +125,10 @@ class SendCount:
             if self._credential:
                 self._limits.refused_sends.note(self._credential, wait_ms / 1000)
             raise _refusal("rate_limited", wait_ms / 1000)
+
+
+def _count_command(item: limits.RateLimitItem, what: str, who: str) -> Command:
+    return counters.count_command(item.key_for(what, who), window_ms=item.get_expiry() * 1000, most=item.amount)
 
 
 def _refusal(code: str, seconds: float) -> ApiError:

@@ -11,9 +11,9 @@ from models.store import keys
 from models.store.connection import SCRIPTS, Command
 
 
-def count_command(name: str, amount: int, window_ms: int) -> Command:
-    """Count hits. The answer: how many the window holds now, and ms until it is over."""
-    return SCRIPTS["count"].call([keys.counter(name)], [amount, window_ms])
+def count_command(name: str, *, window_ms: int, most: int) -> Command:
+    """Count a hit. The answer: 0 where the window holds no more than `most`, else the ms until it is over."""
+    return SCRIPTS["count"].call([keys.counter(name)], [window_ms, most])
 
 
 def locked_command(name: str, *, window_ms: int, most: int) -> Command:

@@ -35,9 +35,13 @@ class Entry:
         return str(orjson.loads(self.body)["id"]) if self.own_device is not None and self.body else None
 
     def encode(self) -> bytes:
+        return self.head() + self.body
+
+    def head(self) -> bytes:
+        """Give what stands before the body."""
         device = quote(self.own_device, safe="") if self.own_device is not None else ""
         reference = b"%d.%d" % self.reference if self.reference else b""
-        return b"%d:%d:%s:%s|%s" % (self.shard, self.position, device.encode(), reference, self.body)
+        return b"%d:%d:%s:%s|" % (self.shard, self.position, device.encode(), reference)
 
 
 def decode(raw: bytes) -> Entry:
@@ -57,16 +61,18 @@ def decode(raw: bytes) -> Entry:
 class LogEntry:
     """What an append adds for one message: to the inbox, and to the log of a one-to-one conversation where `peer_id` is set."""
 
-    position: int
-    entry: bytes
+    entry: Entry
     peer_id: int | None
-    body: bytes
     packed: bytes = field(default=b"", compare=False)  # its arguments as Redis reads them, where they name no log
 
     def __post_init__(self) -> None:
         if self.peer_id is None:
             # Once for all its recipients: of a group's message to a thousand members this is most of what there is to do.
-            object.__setattr__(self, "packed", pack_arguments((self.position, self.entry, 0, b"")))
+            object.__setattr__(self, "packed", pack_arguments(self.arguments(0)))
+
+    def arguments(self, log: int) -> tuple[int, bytes, bytes, int]:
+        """Give its arguments; `log` is the place of its log among the keys, 0 for none."""
+        return self.entry.position, self.entry.head(), self.entry.body, log
 
 
 def append_command(user_id: int, shard: int, entries: Sequence[LogEntry], *, inbox_max: int, log_max: int) -> Command:
@@ -78,8 +84,7 @@ def append_command(user_id: int, shard: int, entries: Sequence[LogEntry], *, inb
     places: dict[int | None, int] = {peer_id: place for place, peer_id in enumerate(peers, 4)}
     args: list[Any] = [shard, inbox_max, log_max]
     for entry in entries:
-        is_logged = entry.peer_id is not None
-        args += (entry.position, entry.entry, places.get(entry.peer_id, 0), entry.body if is_logged else b"")
+        args += entry.arguments(places.get(entry.peer_id, 0))
     owner = (keys.cursor(user_id), keys.inbox(user_id), keys.online(user_id))
     return SCRIPTS["append"].call([*owner, *(keys.single_log(user_id, peer_id) for peer_id in peers)], args)
 
@@ -101,17 +106,19 @@ def _owner_keys(user_id: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """`epoch` None: the user's inbox is lost and must be rebuilt first; nothing was appended."""
+    """`epoch` empty: the user's inbox is lost and must be rebuilt first; nothing was appended."""
 
-    epoch: str | None
-    cursors: Sequence[int]  # one per entry, 0 where an earlier try had appended it
-    newest: int
-    online: Sequence[bytes]  # per device that is connected: presence.live_connection reads it
+    epoch: str
+    cursors: Sequence[int] = ()  # one per entry, 0 where an earlier try had appended it
+    newest: int = 0
+    online: Sequence[str] = ()  # per device that is connected: presence.live_connection reads it
 
     @classmethod
-    def parse(cls, answer: Any) -> Appended:
-        epoch, cursors, newest, online = answer
-        return cls(epoch.decode() or None, cursors, newest, online)
+    def parse(cls, answer: bytes) -> Appended:
+        if not answer:
+            return cls("")
+        epoch, cursors, newest, *online = answer.decode().split("\n")
+        return cls(epoch, list(map(int, cursors.split(","))), int(newest), online)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,13 @@ def protocol_of(connection: str) -> int:
 
 
 def live_connection(connections: bytes | None) -> str | None:
-    """Return the live one of a device's connections, as `find_command` and `append` answer them."""
+    """Return the live one of a device's connections, as `find_command` answers them."""
     return connections.decode().rpartition(" ")[2] if connections else None
+
+
+def live_processes(online: Sequence[str]) -> set[str]:
+    """Return the processes that hold the live connection of a device, from the connections of each, as `append` answers them."""
+    return {connections[connections.rfind(" ") + 1 :].partition(":")[0] for connections in online}
 
 
 def connect_command(user_id: int, device: str, connection: str, session_id: str, *, most: int = NO_LIMIT) -> Command:

@@ -644,8 +644,7 @@ def _fill_inbox(instance: Instance, user_id: int, sender_id: int, count: int) ->
             data = json.dumps({"data": str(number), "dataType": False, "otherData": None})
             message = {"id": str(uuid.uuid4()), "from_id": sender_id, "to_id": user_id, "chatType": "single"}
             body = json.dumps(message | {"type": "text", "data": data, "options": None}).encode()
-            entry = inbox.Entry(shard, number + 1, None, body).encode()
-            entries.append(inbox.LogEntry(number + 1, entry, None, b""))
+            entries.append(inbox.LogEntry(inbox.Entry(shard, number + 1, None, body), None))
         run(client, [inbox.append_command(user_id, shard, entries, inbox_max=count + 100, log_max=1)])
     client.close()
 

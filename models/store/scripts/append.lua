@@ -4,28 +4,25 @@
 -- KEYS[1] cursor hash: next, base, epoch, s:<shard> newest shard_seq applied, d:<device> acknowledged cursor, v:<device>
 -- KEYS[2] inbox list, oldest first; KEYS[3] online hash; KEYS[4..] chat log lists
 -- ARGV[1] shard; ARGV[2] most inbox entries; ARGV[3] most log entries; then per entry, in order of position:
---   position, inbox entry ('' = none), number of its log in KEYS (0 = none), log entry
--- Returns {epoch or '', {cursor per entry, 0 = already applied}, newest cursor, {connections per device online}}
+--   position, head of the inbox entry, body, number of its log in KEYS (0 = none)
+-- Returns lines: epoch ('' = nothing was done); a cursor per entry, by comma, 0 = already applied; newest cursor; then
+--   the connections of each device online. A text, since Redis sends a table in several pieces, each a system call.
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 's:' .. ARGV[1])
 if not state[1] then
-  return {'', {}, 0, {}}
+  return ''
 end
 local newest, applied = tonumber(state[2]), tonumber(state[3] or '0')
 local inbox_max, log_max = tonumber(ARGV[2]), tonumber(ARGV[3])
 local cursors, length = {}, 0
 for i = 4, #ARGV, 4 do
-  local position, entry, log = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
+  local position, body, log = tonumber(ARGV[i]), ARGV[i + 2], tonumber(ARGV[i + 3])
   if position > applied then
     applied = position
-    if entry ~= '' then
-      length = redis.call('RPUSH', KEYS[2], entry)
-      newest = newest + 1
-      cursors[#cursors + 1] = newest
-    else
-      cursors[#cursors + 1] = 0
-    end
+    length = redis.call('RPUSH', KEYS[2], ARGV[i + 1] .. body)
+    newest = newest + 1
+    cursors[#cursors + 1] = newest
     if log > 0 then
-      if redis.call('RPUSH', KEYS[log], ARGV[i + 3]) > log_max then
+      if redis.call('RPUSH', KEYS[log], body) > log_max then
         redis.call('LTRIM', KEYS[log], -log_max, -1)
       end
     end
@@ -38,4 +35,6 @@ if length > inbox_max then
   redis.call('LTRIM', KEYS[2], -inbox_max, -1)
   redis.call('HINCRBY', KEYS[1], 'base', length - inbox_max)
 end
-return {state[1], cursors, newest, redis.call('HVALS', KEYS[3])}
+local lines = redis.call('HVALS', KEYS[3])
+table.insert(lines, 1, state[1] .. '\n' .. table.concat(cursors, ',') .. '\n' .. newest)
+return table.concat(lines, '\n')

@@ -1,11 +1,14 @@
 -- Count a hit in a window that begins with its first one.
 -- KEYS[1] counter, a string that is gone when its window is over
--- ARGV[1] how many to add; ARGV[2] length of the window in ms
--- Returns {hits in the window, ms until it is over}
-local count = redis.call('INCRBY', KEYS[1], ARGV[1])
+-- ARGV[1] length of the window in ms; ARGV[2] most hits of a window
+-- Returns 0 where the window holds no more than that, else the ms until it is over
+local count, most = redis.call('INCR', KEYS[1]), tonumber(ARGV[2])
+if count > 1 and count <= most then
+  return 0
+end
 local left = redis.call('PTTL', KEYS[1])
 if left < 0 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  left = tonumber(ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  left = tonumber(ARGV[1])
 end
-return {count, left}
+return count > most and math.max(1, left) or 0
