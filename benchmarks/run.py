@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.bench import ENVIRONMENT, Bench, Options, SetUpFailed
+from benchmarks.bench import ENVIRONMENT, Bench, Options, OwnBench, SetUpFailed
 from benchmarks.costs import Gone
 from benchmarks.figures import Figures, over_rounds, ratios
 from benchmarks.scenarios import Scenario
@@ -52,7 +52,7 @@ def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str 
         if base is not None:
             results["base"] = _revision(base)
             roots[BASE] = stack.enter_context(_worktree(results["base"]))
-        benches = {}
+        benches: dict[str, Bench] = {}
         for side, root in roots.items():
             print(f"starting {side} with {users} users", flush=True)
             instance = Instance(ENVIRONMENT, root)
@@ -60,7 +60,7 @@ def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str 
             stack.callback(instance.stop)
             instance.start(_START_SECONDS)
             instance.seed(users, group_size)
-            benches[side] = Bench(instance, options, group_size)
+            benches[side] = OwnBench(instance, options, group_size)
         for scenario in scenarios:
             count = max(1, rounds - 1) if scenario.is_long else rounds
             results["scenarios"][scenario.name] = _measure(scenario, benches, count)
@@ -73,8 +73,8 @@ def _measure(scenario: Scenario, benches: dict[str, Bench], rounds: int) -> dict
     failures: list[str] = []
     for number in range(rounds):
         for side, bench in benches.items():
-            bench.processes = bench.instance.processes_by_kind()
             try:
+                bench.prepare()
                 figures = scenario.run(bench)
             except (Gone, SetUpFailed, InstanceFailed) as error:
                 failures.append(f"{side}, round {number + 1}: {error}")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from benchmarks.load import Load, Route, cursor_in, number_in, text_of
+from benchmarks.dialect import cursor_in, number_in, text_of
+from benchmarks.load import Load, Route
 from benchmarks.wire import HttpLine, Loop, SocketLine, frame, request
 from webapp.sockets.wire import FrameReader, encode_frame
 
