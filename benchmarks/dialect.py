@@ -1,7 +1,7 @@
 """How the system that is measured is spoken to: how a user connects, what a send looks like, what its frames mean.
 
 A text carries its number behind a mark, so that it is found in any frame without reading JSON. What the numbers count for is
-load.py's affair; ours is the only dialect here, that of a peer stands beside what starts the peer.
+load.py's affair. Ours is the only dialect here; socketio.py has that of the peer.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Device:
 
     def acknowledge(self) -> None:
         """Tell the server what is safe, where the dialect has a way to. Called from time to time."""
+
+    def refused(self, reason: bytes) -> None:
+        """Count the connection as lost, where the server says no and leaves it open."""
+        self.line.drop(is_wanted=True)
+        self._ended(reason)
 
     def _ended(self, reason: bytes) -> None:
         self._load.lost_connection(self, was_ready=self._on_ready is None, reason=reason)
