@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.bench import Options, SetUpFailed
 from benchmarks.costs import cpu_by_kind
 from benchmarks.load import HttpRoute, Load, Route, SocketRoute
@@ -177,3 +178,11 @@ def test_the_lock_pins_each_package_by_its_content_and_names_no_registry() -> No
     assert packages
     assert all(package["integrity"].startswith("sha512-") for package in packages.values())
     assert "://" not in text
+
+
+def test_to_measure_beside_a_peer_what_it_has_no_part_in_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--beside", "socketio", "--only", "history"])
+
+    assert ended.value.code == 2
+    assert "--beside measures group_200, http_16," in capsys.readouterr().err
