@@ -45,8 +45,10 @@ function serve() {
   const { Redis } = require("ioredis");
   const { Server } = require("socket.io");
 
-  // Commands of one turn of the event loop share a write, whichever sends they belong to: a fifth cheaper than a pipeline each.
+  // Commands of one turn of the event loop share a write, whichever sends they belong to.
   const redis = new Redis({ path: process.env.REDIS_SOCKET, enableAutoPipelining: true });
+  // One command for a group rather than one for each member: less for Node to encode and await, and all or nothing.
+  redis.defineCommand("appendToAll", { lua: "for _, key in ipairs(KEYS) do redis.call('RPUSH', key, ARGV[1]) end" });
   const server = http.createServer({ keepAliveTimeout: IDLE_CONNECTION_MS }, (request, response) => {
     receive(request, (body) => answer(request, body, response));
   });
@@ -122,11 +124,8 @@ function serve() {
     const members = await redis.smembers(`members:${target}`);
     const own = String(user.id);
     if (!members.includes(own)) return { ok: false, code: "no_member" };
-    const text = JSON.stringify(message);
-    // A pipeline of its own: hundreds of commands with a promise each would cost more.
-    const appends = redis.pipeline().rpush(`history:group:${target}`, text);
-    for (const member of members) if (member !== own) appends.rpush(`inbox:${member}`, text);
-    for (const [error] of await appends.exec()) if (error) throw error;
+    const inboxes = members.filter((member) => member !== own).map((member) => `inbox:${member}`);
+    await redis.appendToAll(1 + inboxes.length, `history:group:${target}`, ...inboxes, JSON.stringify(message));
     io.to(`group:${target}`).except(`user:${own}`).emit("message", message);
     return { ok: true, id: message.id };
   }
