@@ -31,8 +31,8 @@ test: .venv-dev ## run all tests
 fairness: .venv-dev ## measure whether some who misbehave slow the others down; wants a machine of its own
 	$(PY) -m pytest -m alone
 
-bench: .venv-dev ## measure costs, latencies, growth; BASE=<rev> measures that commit too (ARGS="--quick", ARGS="--list")
-	$(PY) -m benchmarks $(if $(BASE),--base $(BASE)) $(ARGS)
+bench: .venv-dev ## measure costs, latencies, growth; BASE=<rev> and BESIDE=socketio measure that too (ARGS="--quick", "--list")
+	$(PY) -m benchmarks $(if $(BASE),--base $(BASE)) $(if $(BESIDE),--beside $(BESIDE)) $(ARGS)
 
 # Only what stands on make's command line: a run must never meet the database that the environment names. Exported, so that
 # a password in a URL does not show in the list of processes.

@@ -16,8 +16,9 @@ from typing import Any
 from benchmarks import report
 from benchmarks.bench import Options, SetUpFailed
 from benchmarks.growth import GROWTH
-from benchmarks.run import run
+from benchmarks.run import SOCKETIO, has_target, run
 from benchmarks.scenarios import SCENARIOS, Scenario
+from benchmarks.targets import TARGETS
 from tests.support.instance import InstanceFailed
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -42,11 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
         report.publish(results, _ROOT / "docs")
         return 0
     chosen = _choose(parser, given)
+    if given.beside is not None and not any(map(has_target, chosen)):
+        parser.error(f"--beside measures {', '.join(sorted({target.scenario for target in TARGETS}))}: none was chosen")
     seconds = given.seconds or (_QUICK_SECONDS if given.quick else Options().seconds)
     warm_seconds = _QUICK_WARM_SECONDS if given.quick else Options().warm_seconds
     rounds = given.rounds or (1 if given.quick else 3)
     try:
-        results = run(chosen, Options(seconds, warm_seconds), rounds, given.base or None)
+        results = run(chosen, Options(seconds, warm_seconds), rounds, given.base or None, given.beside)
     except (InstanceFailed, SetUpFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -87,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=_positive, help="each measurement lasts (6; 3 with --quick)")
     add("--rounds", type=_count, help="measurements of each scenario; one less where it takes long (3; 1 with --quick)")
     add("--base", metavar="REV", help="measure this commit as well, alternating, and tell ratios; growth only if named")
+    add(
+        "--beside",
+        choices=[SOCKETIO],
+        help="measure this peer as well, alternating, in the scenarios that have a target; needs Node 20 and npm, "
+        "which fetches its packages the first time. It is a durable chat on two processes and a Redis of its own; "
+        "docs/benchmarks.md says what it does and does not do",
+    )
     add("--out", type=Path, help="folder of the report (bench-report/<time>)")
     add("--publish", type=Path, metavar="FOLDER", help="write a kept report into docs/benchmarks.md and .svg, and exit")
     return parser

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from benchmarks.costs import cpu_by_kind, rss_kib
+from benchmarks.dialect import HONGYAN, Dialect
 from benchmarks.figures import Figures, latency_ms, per_unit_ms
 from benchmarks.load import Load
 from benchmarks.wire import HttpLine, Loop, request
@@ -44,27 +45,43 @@ class Options:
     is_quick: bool = False
 
 
-class Bench:
-    """One instance with seeded users. kept: what scenarios leave for their next round, by their own key"""
+class System(Protocol):
+    """Processes that serve on a port of this machine. tokens: of the users that were seeded, by their ids from 1"""
 
-    def __init__(self, instance: Instance, options: Options, group_size: int) -> None:
-        self.instance = instance
+    port: int
+    tokens: dict[int, str]
+
+    def processes_by_kind(self) -> dict[str, list[int]]:
+        """Return the ids of all its processes by kind."""
+        raise NotImplementedError
+
+
+class Bench:
+    """A system with seeded users, as scenarios see it. kept: what they leave for their next round, by their own key"""
+
+    dialect: Dialect = HONGYAN
+
+    def __init__(self, system: System, options: Options) -> None:
+        self._system = system
         self.options = options
-        self.address = ("127.0.0.1", instance.port)
-        self.tokens = instance.tokens
+        self.address = ("127.0.0.1", system.port)
+        self.tokens = system.tokens
         self.loop = Loop()
         self.kept: dict[str, Any] = {}
-        self._group_size = group_size
         self._numbers = itertools.count(1)
         self._next_pair = len(self.tokens) // 2 * 2
-        self.processes = instance.processes_by_kind()
+        self.processes = system.processes_by_kind()
+
+    def prepare(self) -> None:
+        """Get ready for a measurement: what an earlier one left must not be paid for by this one."""
+        self.processes = self._system.processes_by_kind()
 
     # Load
 
     @contextmanager
     def load(self) -> Iterator[Load]:
         """Open a load, and end it so that the next begins on a quiet system."""
-        load = Load(self.loop, self.address, self.tokens, self._numbers)
+        load = Load(self.loop, self.address, self.tokens, self._numbers, self.dialect)
         gc.collect()
         gc.disable()  # a collection among ten thousand messages under way takes longer than a delivery
         try:
@@ -90,19 +107,8 @@ class Bench:
         return Window(self, load)
 
     def fresh_web(self) -> None:
-        """Replace the web processes, so that their memory is that of a start. Raises SetUpFailed."""
-        old = set(self.instance.processes("web"))
-        self.instance.kill("web-master", signal.SIGHUP)
-
-        def are_new() -> bool:
-            now = set(self.instance.processes("web"))
-            return len(now) == len(old) and not now & old
-
-        if not wait_until(are_new, _RELOAD_SECONDS):
-            raise SetUpFailed("gunicorn did not replace its processes")
-        self.instance.wait_ready()
-        self.processes = self.instance.processes_by_kind()
-        self.quiet()
+        """Replace the processes that hold sockets, so that their memory is that of a start. Raises SetUpFailed."""
+        raise NotImplementedError
 
     # Users and groups
 
@@ -114,6 +120,34 @@ class Bench:
         """Return friends whom nobody has used yet, from the end of the seed."""
         self._next_pair -= 2
         return self._next_pair + 1, self._next_pair + 2
+
+    def group(self, members: Sequence[int]) -> int:
+        """Return the id of a group of these users, the first is the owner and the second his friend; made where needed."""
+        raise NotImplementedError
+
+
+class OwnBench(Bench):
+    """One instance of ours. group_size: of group 1, without its owner, as it was seeded"""
+
+    def __init__(self, instance: Instance, options: Options, group_size: int) -> None:
+        super().__init__(instance, options)
+        self._instance = instance
+        self._group_size = group_size
+
+    def fresh_web(self) -> None:
+        """Have gunicorn replace its processes. Raises SetUpFailed."""
+        old = set(self._instance.processes("web"))
+        self._instance.kill("web-master", signal.SIGHUP)
+
+        def are_new() -> bool:
+            now = set(self._instance.processes("web"))
+            return len(now) == len(old) and not now & old
+
+        if not wait_until(are_new, _RELOAD_SECONDS):
+            raise SetUpFailed("gunicorn did not replace its processes")
+        self._instance.wait_ready()
+        self.processes = self._instance.processes_by_kind()
+        self.quiet()
 
     def call(self, user_id: int, method: str, path: str, **body: Any) -> Any:
         """Call the API and return the answer's `data`. Raises SetUpFailed: it refused, or did not answer."""
@@ -152,7 +186,7 @@ class Bench:
         return found
 
     def group(self, members: Sequence[int]) -> int:
-        """Return the id of a group of these users, the first is the owner and the second his friend; made where needed."""
+        """Return group 1 where these are its members, else make one through the API."""
         if tuple(members) == tuple(range(1, self._group_size + 2)):
             return 1
         key = f"group {hash(tuple(members))}"

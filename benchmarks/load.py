@@ -1,59 +1,26 @@
 """The load: who is connected, what was sent and has not come yet, and the two ways to send, closed and open.
 
-A text carries its number behind a mark, so that it is found in any frame without reading JSON; it counts where it was
-expected, once. Closed loop: each slot waits for acknowledgement and delivery before it sends again. Open loop: sends happen when
-they are due, whatever has become of those before.
+A text is known by its number and counts where it was expected, once; how it is spelled and found is dialect.py's affair.
+Closed loop: each slot waits for acknowledgement and delivery before it sends again. Open loop: sends happen when they are
+due, whatever has become of those before.
 """
 
 from __future__ import annotations
 
 import collections
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
 
-from benchmarks.wire import Address, HttpLines, Loop, SocketLine, request
+from benchmarks.dialect import DIGITS, HONGYAN, ChatType, Device, Dialect, number_in
+from benchmarks.wire import Address, HttpLines, Loop
 
-MARK = b"@@"
-_CURSOR = b'"cursor":'
-_DIGITS = 10
-_TEXT_BYTES = 100
-_SEND_PATH = "/api/chat/socket/sendmessage"
-_ACK_EVERY_FRAMES, _ACK_EVERY_SECONDS = 32, 0.2
+_NUMBER = b"0" * DIGITS  # as it stands in what a dialect spells
+_ACK_EVERY_SECONDS = 0.2
 _RETRY_SECONDS = 0.02
 # The poll counts milliseconds: a send that is less late than this was not held up, and its clock starts when it is sent.
 _TIMER_SECONDS = 0.002
 _MAX_OUTSTANDING = 5_000
-
-ChatType = Literal["single", "group"]
-
-
-def text_of(number: int) -> str:
-    """Return a text of 100 bytes that carries the number."""
-    return f"{MARK.decode()}{number:0{_DIGITS}}@".ljust(_TEXT_BYTES, "x")
-
-
-def number_in(payload: bytes) -> int | None:
-    """Return the number of the first marked text in a frame."""
-    start = payload.find(MARK)
-    if start < 0:
-        return None
-    digits = payload[start + len(MARK) : start + len(MARK) + _DIGITS]
-    return int(digits) if digits.isdigit() else None
-
-
-def cursor_in(payload: bytes) -> int | None:
-    """Return the cursor of a protocol 2 frame, where it has one."""
-    start = payload.rfind(_CURSOR)
-    if start < 0:
-        return None
-    start += len(_CURSOR)
-    digits = payload[start:-1]
-    if not digits.isdigit():  # `hello` goes on behind it
-        digits = digits.partition(b",")[0]
-    return int(digits)
 
 
 class Route:
@@ -81,28 +48,21 @@ class HttpRoute(Route):
     ) -> None:
         self._load = load
         self.recipients = frozenset(recipients)
-        message = {"sendto_id": target_id, "chatType": chat_type, "type": "text", "data": text_of(0), "options": ""}
-        whole = request(
-            "POST",
-            _SEND_PATH,
-            load.address,
-            load.tokens[sender_id],
-            json.dumps(message).encode(),
-            "Prefer: respond-async\r\n" if is_async else "",
-        )
-        self._head, self._tail = whole.split(b"%0*d" % (_DIGITS, 0), 1)
+        more = "Prefer: respond-async\r\n" if is_async else ""
+        whole = load.dialect.http_send(load.address, load.tokens[sender_id], target_id, chat_type, more)
+        self._parts = whole.split(_NUMBER)
 
     def send(self, number: int) -> None:
         """Send it; any free connection will do."""
         load = self._load
         load.http.ask(
-            self._head + b"%0*d" % (_DIGITS, number) + self._tail,
+            (b"%0*d" % (DIGITS, number)).join(self._parts),
             lambda status, body: load.answered(number, status),
         )
 
 
 class SocketRoute(Route):
-    """Sends by the sender's own protocol 2 socket."""
+    """Sends by the sender's own socket."""
 
     def __init__(
         self,
@@ -114,85 +74,11 @@ class SocketRoute(Route):
     ) -> None:
         self._device = load.devices[sender_id]
         self.recipients = frozenset(recipients)
-        message = {
-            "sendto_id": target_id,
-            "chatType": chat_type,
-            "type": "text",
-            "data": text_of(0),
-            "options": "",
-            "clientMsgId": f"b{0:0{_DIGITS}}",
-        }
-        whole = json.dumps({"type": "send", "ref": f"{0:0{_DIGITS}}", "message": message}).encode()
-        self._parts = whole.split(b"%0*d" % (_DIGITS, 0))  # around the reference, the text's number and the id
+        self._parts = load.dialect.socket_send(target_id, chat_type).split(_NUMBER)
 
     def send(self, number: int) -> None:
         """Send it."""
-        self._device.line.send((b"%0*d" % (_DIGITS, number)).join(self._parts))
-
-
-class Device:
-    """A connected user. Protocol 2 acknowledges by cursor, protocol 1 by the pongs that its line returns.
-
-    lag: how many entries stay unacknowledged
-    """
-
-    def __init__(self, load: Load, user_id: int, version: int, on_ready: Callable[[], None], lag: int = 0) -> None:
-        self._load = load
-        self.user_id = user_id
-        self._on_ready: Callable[[], None] | None = on_ready
-        self._lag = lag
-        self._cursor = 0
-        self._unacknowledged = 0
-        query = f"v=2&token={load.tokens[user_id]}" if version == 2 else f"token={load.tokens[user_id]}"
-        on_frame = self._frame_2 if version == 2 else self._frame_1
-        self.line = SocketLine(load.loop, load.address, f"/ws?{query}", on_frame, self._ended)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the server has welcomed it."""
-        return self._on_ready is None and self.line.is_open
-
-    def _frame_1(self, payload: bytes) -> None:
-        if self._on_ready is not None:
-            self._welcomed()
-        self._load.seen(self.user_id, payload)
-
-    def _frame_2(self, payload: bytes) -> None:
-        if payload.startswith(b'{"type":"singleChat"'):
-            self._note(payload)
-            self._load.seen(self.user_id, payload)
-        elif payload.startswith(b'{"type":"sendResult"'):
-            self._note(payload)  # an own message's cursor stands in its result
-            start = payload.find(b'"ref":"') + 7
-            is_ok = payload.find(b'"ok":true') > 0
-            self._load.answered(int(payload[start : start + _DIGITS]), 200 if is_ok else 400)
-        elif self._on_ready is not None and payload.startswith(b'{"type":"hello"'):
-            self._welcomed()
-
-    def _welcomed(self) -> None:
-        on_ready, self._on_ready = self._on_ready, None
-        if on_ready is not None:
-            on_ready()
-
-    def _note(self, payload: bytes) -> None:
-        cursor = cursor_in(payload)
-        if cursor is None:
-            return
-        self._cursor = max(self._cursor, cursor)
-        self._unacknowledged += 1
-        if self._unacknowledged >= _ACK_EVERY_FRAMES:
-            self.acknowledge()
-
-    def acknowledge(self) -> None:
-        """Tell the server what is safe."""
-        if self._unacknowledged and self.line.is_open:
-            self._unacknowledged = 0
-            if self._cursor > self._lag:
-                self.line.send(b'{"type":"ack","cursor":%d}' % (self._cursor - self._lag))
-
-    def _ended(self, reason: bytes) -> None:
-        self._load.lost_connection(self, was_ready=self._on_ready is None, reason=reason)
-        self._welcomed()
+        self._device.line.send((b"%0*d" % (DIGITS, number)).join(self._parts))
 
 
 class Sent:
@@ -212,12 +98,21 @@ class Load:
     """Everything of one scenario: connections, messages, counts. Close it at the end.
 
     numbers: gives each message a number that no other on this system had
+    dialect: ours, or that of a peer
     """
 
-    def __init__(self, loop: Loop, address: Address, tokens: dict[int, str], numbers: Iterator[int]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        address: Address,
+        tokens: dict[int, str],
+        numbers: Iterator[int],
+        dialect: Dialect = HONGYAN,
+    ) -> None:
         self.loop = loop
         self.address = address
         self.tokens = tokens
+        self.dialect = dialect
         self._numbers = numbers
         self.http = HttpLines(loop, address)
         self.devices: dict[int, Device] = {}
@@ -273,7 +168,7 @@ class Load:
             self.connect_latencies.append(time.perf_counter() - started)
             on_ready()
 
-        self.devices[user_id] = Device(self, user_id, version, ready, lag)
+        self.devices[user_id] = self.dialect.device(self, user_id, version, ready, lag)
 
     def lost_connection(self, device: Device, *, was_ready: bool, reason: bytes) -> None:
         """Count a connection that the server refused or ended."""

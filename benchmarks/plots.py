@@ -210,7 +210,8 @@ def _by_kind(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _high(one: Mapping[str, Any], measure: str) -> float:
-    return float(max(side[measure]["high"] for side in one["figures"].values() if measure in side))
+    drawn = [one["figures"].get(side, {}) for side in ("ours", "base")]  # a peer has its column in the table only
+    return float(max(side[measure]["high"] for side in drawn if measure in side))
 
 
 # Marks

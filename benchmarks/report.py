@@ -17,6 +17,7 @@ from benchmarks.targets import OTHERS, TARGETS, Target
 
 BEGIN = "<!-- figures: written by python -m benchmarks --publish -->"
 END = "<!-- end of figures -->"
+_PEERS = {"socketio": "socket.io"}  # what may be measured beside ours, by its side in results.json
 _BUSY_SHARE = 0.15  # of the processors, taken by other work: above it times say more about the machine
 
 _STYLE = """\
@@ -55,9 +56,11 @@ def warnings(results: Results) -> list[str]:
         ours = one["rounds"]["ours"]
         if not ours:
             continue
-        share = max(figures["generator_share"] for figures in ours)
-        if share > GENERATOR_LIMIT:
-            found.append(f"{name}: the generator used {share:.0%} of what the servers did")
+        for side in ("ours", *_PEERS):
+            share = max((figures["generator_share"] for figures in one["rounds"].get(side, [])), default=0.0)
+            if share > GENERATOR_LIMIT:
+                whose = "the servers" if side == "ours" else _PEERS[side]
+                found.append(f"{name}: the generator used {share:.0%} of what {whose} did")
         for factor in FACTORS[1:]:
             growth = one["figures"]["ours"].get(f"growth_{factor}x")
             if growth is not None and growth["median"] > GROWTH_LIMIT:
@@ -99,17 +102,29 @@ def _spread(spread: Mapping[str, float] | None) -> str:
 
 def target_rows(results: Results) -> list[list[str]]:
     """Return the table of targets, its head first."""
-    rows = [["measure", "ours", "target", "stretch", *OTHERS]]
+    peers = {side: f"{title}, same run" for side, title in _PEERS.items() if _is_measured(results, side)}
+    rows = [["measure", "ours", *peers.values(), "target", "stretch", *OTHERS]]
     for target in TARGETS:
         sign = "≥" if target.is_floor else "≤"
         others = ["–" if value is None else _figure(value) for value in target.others]
         goals = [f"{sign} {_figure(target.target)}", f"{sign} {_figure(target.stretch)}"]
-        rows.append([target.title, _ours(results, target), *goals, *others])
+        beside = [_spread(_measured(results, target, side)) for side in peers]
+        rows.append([target.title, _ours(results, target), *beside, *goals, *others])
     return rows
 
 
+def _is_measured(results: Results, side: str) -> bool:
+    return any(_measured(results, target, side) is not None for target in TARGETS)
+
+
+def _measured(results: Results, target: Target, side: str) -> Mapping[str, float] | None:
+    figures = results["scenarios"].get(target.scenario, {}).get("figures", {})
+    spread: Mapping[str, float] | None = figures.get(side, {}).get(target.measure)
+    return spread
+
+
 def _ours(results: Results, target: Target) -> str:
-    spread = results["scenarios"].get(target.scenario, {}).get("figures", {}).get("ours", {}).get(target.measure)
+    spread = _measured(results, target, "ours")
     if spread is None:
         return "–"
     return f"{_spread(spread)} {'✓' if target.is_met(spread['median']) else '✗'}"
@@ -216,10 +231,11 @@ def _heading(results: Results) -> str:
     machine = results["machine"]
     rounds = max((len(one["rounds"]["ours"]) for one in results["scenarios"].values()), default=0)
     base = f" against {results['base']}" if results["base"] else ""
+    peers = "".join(f", beside {text}" for text in results.get("beside", {}).values())  # older reports have none
     load = " ".join(f"{value:g}" for value in machine["load_at_start"])
     settings = ", ".join(f"{name}={value}" for name, value in results["settings"].items())
     return (
-        f"Revision {results['revision']}{base}, {results['started_at'][:10]}. {machine['cores']} cores"
+        f"Revision {results['revision']}{base}{peers}, {results['started_at'][:10]}. {machine['cores']} cores"
         f" ({machine['processor']}), {machine['memory_gib']} GiB, Python {machine['python']}, {machine['system']}."
         f" Load average at the start {load}; other work took {busy_share(results):.0%} of the processors."
         f" Medians and ranges of up to {rounds} rounds of {results['seconds']:g} s; defaults but {settings}."

@@ -1,4 +1,7 @@
-"""A whole run: the instances, the rounds over them, and what is known of the machine. Against a base it goes A B A B."""
+"""A whole run: the instances, the rounds over them, and what is known of the machine.
+
+Against a base, or beside a peer, it goes A B A B: each round measures one after the other.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from typing import Any
 
 import psutil
 
-from benchmarks.bench import ENVIRONMENT, Bench, Options, SetUpFailed
+from benchmarks.bench import ENVIRONMENT, Bench, Options, OwnBench, SetUpFailed
 from benchmarks.costs import Gone
 from benchmarks.figures import Figures, over_rounds, ratios
+from benchmarks.peer import PeerBench, SocketIoServer, versions
 from benchmarks.scenarios import Scenario
+from benchmarks.targets import TARGETS
 from tests.support.instance import Instance, InstanceFailed
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +36,16 @@ _SPARE_USERS = 60
 _OPEN_FILES = 30_000
 
 OURS, BASE = "ours", "base"
+SOCKETIO = "socketio"
 
 
-def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str | None) -> dict[str, Any]:
-    """Measure and return what results.json holds. Raises InstanceFailed, SetUpFailed: nothing could be started."""
+def run(
+    scenarios: Sequence[Scenario], options: Options, rounds: int, base: str | None, beside: str | None = None
+) -> dict[str, Any]:
+    """Measure and return what results.json holds. beside: SOCKETIO, to measure it where a target is.
+
+    Raises InstanceFailed, SetUpFailed: nothing could be started.
+    """
     _raise_open_files_limit()
     users = max(_MIN_USERS, *(scenario.users for scenario in scenarios)) + _SPARE_USERS
     group_size = max(_QUICK_GROUP_SIZE, *(_GROUP_SIZE if one.name == "group_1000" else 0 for one in scenarios))
@@ -43,6 +54,7 @@ def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str 
         "machine": machine(),
         "revision": _revision("HEAD") + ("+" if _git("status", "--porcelain") else ""),
         "base": None,
+        "beside": {},
         "settings": ENVIRONMENT,
         "seconds": options.seconds,
         "scenarios": {},
@@ -52,7 +64,7 @@ def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str 
         if base is not None:
             results["base"] = _revision(base)
             roots[BASE] = stack.enter_context(_worktree(results["base"]))
-        benches = {}
+        benches: dict[str, Bench] = {}
         for side, root in roots.items():
             print(f"starting {side} with {users} users", flush=True)
             instance = Instance(ENVIRONMENT, root)
@@ -60,12 +72,27 @@ def run(scenarios: Sequence[Scenario], options: Options, rounds: int, base: str 
             stack.callback(instance.stop)
             instance.start(_START_SECONDS)
             instance.seed(users, group_size)
-            benches[side] = Bench(instance, options, group_size)
+            benches[side] = OwnBench(instance, options, group_size)
+        if beside is not None:
+            print(f"starting {beside} with {users} users", flush=True)
+            server = SocketIoServer()
+            stack.callback(server.delete)
+            stack.callback(server.stop)
+            server.start()
+            server.seed(users)
+            benches[beside] = PeerBench(server, options)
+            results["beside"][beside] = versions()
         for scenario in scenarios:
             count = max(1, rounds - 1) if scenario.is_long else rounds
-            results["scenarios"][scenario.name] = _measure(scenario, benches, count)
+            sides = {side: bench for side, bench in benches.items() if side != beside or has_target(scenario)}
+            results["scenarios"][scenario.name] = _measure(scenario, sides, count)
     results["ended_at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return results
+
+
+def has_target(scenario: Scenario) -> bool:
+    """Say whether a scenario is measured on a peer: its work is the same there, and its figure stands in the table."""
+    return any(target.scenario == scenario.name for target in TARGETS)
 
 
 def _measure(scenario: Scenario, benches: dict[str, Bench], rounds: int) -> dict[str, Any]:
@@ -73,8 +100,8 @@ def _measure(scenario: Scenario, benches: dict[str, Bench], rounds: int) -> dict
     failures: list[str] = []
     for number in range(rounds):
         for side, bench in benches.items():
-            bench.processes = bench.instance.processes_by_kind()
             try:
+                bench.prepare()
                 figures = scenario.run(bench)
             except (Gone, SetUpFailed, InstanceFailed) as error:
                 failures.append(f"{side}, round {number + 1}: {error}")

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from benchmarks.load import Load, Route, cursor_in, number_in, text_of
+from benchmarks.dialect import cursor_in, number_in, text_of
+from benchmarks.load import Load, Route
 from benchmarks.wire import HttpLine, Loop, SocketLine, frame, request
 from webapp.sockets.wire import FrameReader, encode_frame
 
 _TOKENS = {1: "t1", 2: "t2"}
-
-
-@pytest.fixture
-def address() -> Iterator[tuple[str, int]]:
-    """Where connections are taken by the kernel and nothing is ever answered."""
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as server:
-        yield server.getsockname()
 
 
 @pytest.fixture

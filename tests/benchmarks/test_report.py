@@ -12,7 +12,7 @@ import pytest
 from benchmarks import plots, report
 from benchmarks.figures import Figures
 from benchmarks.growth import GROWTH
-from benchmarks.run import BASE, OURS, summary
+from benchmarks.run import BASE, OURS, SOCKETIO, summary
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.targets import OTHERS, TARGETS
 
@@ -53,6 +53,7 @@ def _results(
         },
         "revision": "abc",
         "base": "def" if any(BASE in sides for sides in found.values()) else None,
+        "beside": {SOCKETIO: "socket.io 4, Node 20"} if any(SOCKETIO in sides for sides in found.values()) else {},
         "settings": {"RATE_LIMIT_SENDS": "many"},
         "seconds": 2.0,
         "scenarios": {
@@ -159,6 +160,66 @@ def test_against_a_base_ratios_are_told() -> None:
 def test_without_a_base_there_are_no_ratios(results: dict[str, Any]) -> None:
     assert len(report.ratio_rows(results)) == 1
     assert "CPU over that of" not in plots.draw(results)
+
+
+# Beside a peer
+
+
+@pytest.fixture
+def beside() -> dict[str, Any]:
+    return _results(
+        {
+            "http_64": {OURS: [_figures(0.5), _figures(0.7)], SOCKETIO: [_figures(0.2), _figures(0.3)]},
+            "ws_64": {OURS: [_figures(0.3)], SOCKETIO: [_figures(0.25, generator_share=0.3, problems={"lost": 2})]},
+            "history": {OURS: [_figures(4.0, "request")]},
+        }
+    )
+
+
+def test_a_peer_of_the_same_run_stands_next_to_ours_with_its_range(beside: dict[str, Any]) -> None:
+    rows = report.target_rows(beside)
+
+    assert rows[0][:4] == ["measure", "ours", "socket.io, same run", "target"]
+    assert _cell(rows, "HTTP send, 64", "socket.io, same run") == "0.25 (0.2–0.3)"
+    assert _cell(rows, "HTTP send, 64", "ours") == "0.6 (0.5–0.7) ✓"
+    assert _cell(rows, "HTTP send, 64", "socket.io") == "0.197"
+    assert _cell(rows, "native send", "socket.io, same run") == "0.25"
+    assert _cell(rows, "group of 200", "socket.io, same run") == "–"
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_each_form_of_a_report_has_the_column_of_the_peer(beside: dict[str, Any], results: dict[str, Any]) -> None:
+    for form in (report.as_text, report.as_html, report.as_markdown):
+        assert "socket.io, same run" in form(beside)
+        assert "beside socket.io 4, Node 20" in form(beside)
+        assert "same run" not in form(results)
+        assert "beside" not in form(results)
+
+
+def test_a_report_from_before_there_were_peers_can_be_shown(results: dict[str, Any]) -> None:
+    del results["beside"]
+
+    assert "same run" not in report.as_markdown(results)
+
+
+def test_a_peer_that_failed_throughout_has_no_column() -> None:
+    results = _results({"ws_64": {OURS: [_figures(0.3)], SOCKETIO: []}}, {"ws_64": ["socketio, round 1: gone"]})
+
+    assert "socket.io, same run" not in report.target_rows(results)[0]
+    assert report.problems(results) == ["ws_64: socketio, round 1: gone"]
+
+
+def test_what_is_doubtful_about_a_peers_figures_is_told(beside: dict[str, Any]) -> None:
+    assert report.problems(beside) == ["ws_64, socketio, round 1: 2 lost"]
+    assert report.warnings(beside) == ["ws_64: the generator used 30% of what socket.io did"]
+
+
+def test_the_plots_are_those_of_ours_alone(beside: dict[str, Any]) -> None:
+    alone = copy.deepcopy(beside)
+    for one in alone["scenarios"].values():
+        one["figures"].pop(SOCKETIO, None)
+
+    assert plots.draw(beside) == plots.draw(alone)
 
 
 def test_the_plots_are_an_image_that_shows_each_scenario(results: dict[str, Any]) -> None:

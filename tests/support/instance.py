@@ -52,7 +52,7 @@ class Instance:
         self._root = root
         # Directly below /tmp: a Unix socket's path is limited to some hundred bytes.
         self.data_dir = Path(tempfile.mkdtemp(prefix="hy-", dir="/tmp"))
-        self.port, self.flower_port = _free_ports(2)
+        self.port, self.flower_port = free_ports(2)
         self.tokens: dict[int, str] = {}
         self.redis_socket = _redis_socket(self.data_dir)
         emptied = (
@@ -322,7 +322,8 @@ def _kind(process: psutil.Process) -> Kind | None:
     return None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nothing listens on, below those of outgoing connections."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.SystemRandom().choice(_PORTS)
