@@ -20,6 +20,6 @@ from webapp import create_app
 os.umask(0o077)  # what a command writes below DATA_DIR is its owner's alone, as what `make run` writes
 
 try:
-    app = create_app(load_settings())
+    app = create_app(load_settings(), has_commands="gunicorn" not in sys.modules)
 except SettingsError as error:
     raise SystemExit(f"hongyan: {error}") from error

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import flask_sock
 from flask import Flask, Response
-from flask_migrate import Migrate
 from werkzeug.exceptions import HTTPException
 
 from logs import configure_logs
@@ -22,7 +21,7 @@ from schemas import envelope
 from schemas.params import InvalidParams
 from settings import Settings
 from tasks.celery_app import make_celery
-from webapp import cli, metrics
+from webapp import metrics
 from webapp.accounts import Accounts
 from webapp.address import Proxies
 from webapp.api import (
@@ -89,7 +88,8 @@ class WebProcess:
             part.start()  # type: ignore[attr-defined]
 
 
-def create_app(settings: Settings) -> Flask:
+def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
+    """Build the application. has_commands: with those of `flask --app wsgi`, which a process that serves has no use for."""
     configure_logs(settings.log_level)
     app = Flask("hongyan", root_path=__path__[0])
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database_url
@@ -99,7 +99,6 @@ def create_app(settings: Settings) -> Flask:
     app.config["SOCK_SERVER_OPTIONS"] = {"max_unsent_bytes": settings.socket_outbox_max_bytes}
     app.url_map.merge_slashes = False  # `//api` is an unknown route: no redirect, which is no JSON
     db.init_app(app)
-    Migrate(app, db, directory="migrations", render_as_batch=True)
     with app.app_context():
         prepare_engine(db.engine)
         database = Database(db.engine)
@@ -167,7 +166,10 @@ def create_app(settings: Settings) -> Flask:
         app.wsgi_app, limits.refused_sends, refused_connects, settings.language, endpoint.refuse_repeater
     )
     check_origins(app, Origins(settings.allowed_origins, proxies))
-    cli.add_commands(app, settings, database, tokens)
+    if has_commands:
+        from webapp import cli  # here: it brings Alembic, and a process that was killed should be back soon
+
+        cli.add_commands(app, settings, database, tokens)
     _handle_errors(app, settings)
     return app
 

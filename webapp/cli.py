@@ -1,4 +1,4 @@
-"""Commands of `flask --app wsgi`: `load-seed` and `admin` here, `db` from Flask-Migrate."""
+"""Commands of `flask --app wsgi`: `load-seed` and `admin` here, `db` from Flask-Migrate. A process that serves has none."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import click
 from argon2 import PasswordHasher
 from flask import Flask
 from flask.cli import AppGroup
+from flask_migrate import Migrate
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import ProgrammingError
 
 from models import administration, friendships, groups, sessions
-from models.database import Database, insert_missing
+from models.database import Database, db, insert_missing
 from models.errors import DatabaseUnavailable
 from models.groups import Group
 from models.users import ACTIVE, User
@@ -39,7 +40,8 @@ _REFUSALS = {
 
 
 def add_commands(app: Flask, settings: Settings, database: Database, tokens: Tokens) -> None:
-    """Add every command of ours to `flask --app wsgi`."""
+    """Add every command to `flask --app wsgi`."""
+    Migrate(app, db, directory="migrations", render_as_batch=True)
     _add_load_seed(app, settings, database, tokens)
     app.cli.add_command(_admin_commands(database))
 

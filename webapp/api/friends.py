@@ -15,7 +15,6 @@ from itertools import groupby
 from typing import Any
 
 from flask import Blueprint, Response
-from pypinyin import lazy_pinyin
 from sqlalchemy import Connection
 
 from models import applications, blocks, first_contacts, friendships, notices, profiles, users
@@ -504,4 +503,6 @@ def _initial(character: str) -> str:
 @lru_cache(maxsize=20_000)
 def _reading(character: str) -> str:
     """Return how a character is read in pinyin, itself where it is not Chinese."""
+    from pypinyin import lazy_pinyin  # here: a process that was killed is back the sooner, the less it loads to serve
+
     return "".join(lazy_pinyin(character)).lower()
