@@ -8,7 +8,7 @@ import sys
 # The list of friends needs the readings of single characters only; those of phrases would cost 44 MB in each process.
 os.environ["PYPINYIN_NO_PHRASES"] = os.environ["PYPINYIN_NO_DICT_COPY"] = "true"
 
-if "gunicorn" in sys.modules:
+if "gunicorn.arbiter" in sys.modules:
     # Before anything else is imported (pitfall G5). Commands stay unpatched: they hold no sockets.
     from gevent import monkey
 
@@ -20,6 +20,6 @@ from webapp import create_app
 os.umask(0o077)  # what a command writes below DATA_DIR is its owner's alone, as what `make run` writes
 
 try:
-    app = create_app(load_settings(), has_commands="gunicorn" not in sys.modules)
+    app = create_app(load_settings(), has_commands="gunicorn.arbiter" not in sys.modules)
 except SettingsError as error:
     raise SystemExit(f"hongyan: {error}") from error
