@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import plots, sizing
 from benchmarks.figures import GENERATOR_LIMIT, GROWTH_LIMIT
 from benchmarks.growth import FACTORS
 from benchmarks.targets import OTHERS, TARGETS, Target
@@ -102,15 +102,33 @@ def _spread(spread: Mapping[str, float] | None) -> str:
 
 def target_rows(results: Results) -> list[list[str]]:
     """Return the table of targets, its head first."""
-    peers = {side: f"{title}, same run" for side, title in _PEERS.items() if _is_measured(results, side)}
-    rows = [["measure", "ours", *peers.values(), "target", "stretch", *OTHERS]]
+    peers = {side: title for side, title in _PEERS.items() if _is_measured(results, side)}
+    heads = [
+        head for title in peers.values() for head in (f"{title}, same run", f"ours / {title}", "target / its column")
+    ]
+    rows = [["measure", "ours", *heads, "target", "stretch", *OTHERS]]
     for target in TARGETS:
         sign = "≥" if target.is_floor else "≤"
         others = ["–" if value is None else _figure(value) for value in target.others]
         goals = [f"{sign} {_figure(target.target)}", f"{sign} {_figure(target.stretch)}"]
-        beside = [_spread(_measured(results, target, side)) for side in peers]
+        beside = [cell for side, title in peers.items() for cell in _beside(results, target, side, title)]
         rows.append([target.title, _ours(results, target), *beside, *goals, *others])
     return rows
+
+
+def _beside(results: Results, target: Target, side: str, title: str) -> list[str]:
+    """Return a peer's figure, ours over it, and the target over what it has in its column: machines differ, ratios less."""
+    theirs, ours = _measured(results, target, side), _measured(results, target, "ours")
+    published = target.others[OTHERS.index(title)]
+    if theirs is None or ours is None or not theirs["median"] or not published:
+        return [_spread(theirs), "–", "–"]
+    ratio, wanted = ours["median"] / theirs["median"], target.target / published
+    is_met = ratio >= wanted if target.is_floor else ratio <= wanted
+    return [
+        _spread(theirs),
+        f"{_figure(ratio)} {'✓' if is_met else '✗'}",
+        f"{'≥' if target.is_floor else '≤'} {_figure(wanted)}",
+    ]
 
 
 def _is_measured(results: Results, side: str) -> bool:
@@ -289,12 +307,24 @@ def as_markdown(results: Results) -> str:
 
 
 def publish(results: Results, docs: Path) -> None:
-    """Write the figures into docs/benchmarks.md, between its markers, and the plots beside it."""
-    page = docs / "benchmarks.md"
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n{as_markdown(results)}\n{END}{after}")
+    """Write the figures into docs/benchmarks.md and docs/operations.md, between their markers, and the plots beside them.
+
+    Raises ValueError: a page has no markers; nothing was written.
+    """
+    pages = [
+        (docs / "benchmarks.md", BEGIN, END, as_markdown(results)),
+        (docs / "operations.md", sizing.BEGIN, sizing.END, sizing.as_markdown(results)),
+    ]
+    texts = [(page, _between(page, begin, end, figures)) for page, begin, end, figures in pages]
+    for page, text in texts:
+        page.write_text(text)
     (docs / "benchmarks.svg").write_text(plots.draw(results))
+
+
+def _between(page: Path, begin: str, end: str, figures: str) -> str:
+    """Return the page's text with the figures between its markers."""
+    before, found_begin, rest = page.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{page} has no {begin} and {end}")
+    return f"{before}{begin}\n{figures}\n{end}{after}"

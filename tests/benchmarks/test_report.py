@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import plots, report
+from benchmarks import plots, report, sizing
 from benchmarks.figures import Figures
 from benchmarks.growth import GROWTH
 from benchmarks.run import BASE, OURS, SOCKETIO, summary
@@ -179,7 +179,18 @@ def beside() -> dict[str, Any]:
 def test_a_peer_of_the_same_run_stands_next_to_ours_with_its_range(beside: dict[str, Any]) -> None:
     rows = report.target_rows(beside)
 
-    assert rows[0][:4] == ["measure", "ours", "socket.io, same run", "target"]
+    assert rows[0][:6] == [
+        "measure",
+        "ours",
+        "socket.io, same run",
+        "ours / socket.io",
+        "target / its column",
+        "target",
+    ]
+    # 0.6 of 0.197 is wanted there, and 0.2 of 0.175.
+    assert [_cell(rows, "HTTP send, 64", head) for head in rows[0][3:5]] == ["2.4 ✓", "≤ 3.05"]
+    assert [_cell(rows, "native send", head) for head in rows[0][3:5]] == ["1.2 ✗", "≤ 1.14"]
+    assert [_cell(rows, "group of 200", head) for head in rows[0][3:5]] == ["–", "–"]
     assert _cell(rows, "HTTP send, 64", "socket.io, same run") == "0.25 (0.2–0.3)"
     assert _cell(rows, "HTTP send, 64", "ours") == "0.6 (0.5–0.7) ✓"
     assert _cell(rows, "HTTP send, 64", "socket.io") == "0.197"
@@ -251,6 +262,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_shows(results: dict[str
 def test_publishing_replaces_what_stands_between_the_markers(tmp_path: Path, results: dict[str, Any]) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text(f"before\n{report.BEGIN}\nold 123\n{report.END}\nafter\n")
+    (tmp_path / "operations.md").write_text(f"rule\n{sizing.BEGIN}\nold 123\n{sizing.END}\nlimits\n")
 
     report.publish(results, tmp_path)
     once = page.read_text()
@@ -264,15 +276,19 @@ def test_publishing_replaces_what_stands_between_the_markers(tmp_path: Path, res
     assert "| HTTP send, 64 in flight, CPU-ms a message | 0.58 (0.5–0.7) ✓ |" in once
     assert page.read_text() == once.replace("Revision abc,", "Revision xyz,")
     assert (tmp_path / "benchmarks.svg").read_text() == plots.draw(results)
+    operations = (tmp_path / "operations.md").read_text()
+    assert operations == f"rule\n{sizing.BEGIN}\n{sizing.as_markdown(other)}\n{sizing.END}\nlimits\n"
 
 
 def test_publishing_into_a_page_without_markers_is_refused(tmp_path: Path, results: dict[str, Any]) -> None:
-    (tmp_path / "benchmarks.md").write_text("mine\n")
+    (tmp_path / "benchmarks.md").write_text(f"{report.BEGIN}{report.END}")
+    (tmp_path / "operations.md").write_text("mine\n")
 
     with pytest.raises(ValueError, match="has no"):
         report.publish(results, tmp_path)
 
-    assert (tmp_path / "benchmarks.md").read_text() == "mine\n"
+    assert (tmp_path / "benchmarks.md").read_text() == f"{report.BEGIN}{report.END}"
+    assert (tmp_path / "operations.md").read_text() == "mine\n"
 
 
 def test_the_page_of_docs_explains_each_scenario() -> None:
