@@ -318,8 +318,9 @@ class Device:
                 self._world.history.append(Acked(self.user, self.name, self._number, time.monotonic()))
 
     async def send(self, ref: str, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Send over the socket and return its result; None: the connection ended, or none came. Only when greeted."""
-        assert self.socket is not None
+        """Send over the socket and return its result; None: the connection has ended, or none came."""
+        if self.socket is None:
+            return None  # it was greeted, and ended before its sender had his turn
         waiting: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
         self._results[ref] = waiting
         self.socket.write_json({"type": "send", "ref": ref, "message": message})

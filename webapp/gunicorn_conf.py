@@ -177,9 +177,9 @@ def _has_read_body(request: Any) -> bool:
     """Read what a view has left of a body, so that its connection can be used again. False: it is too long or too slow."""
     if getattr(request.body, "failed", False):
         return False
-    left = _settings.body_max_bytes
-    if getattr(request.body.reader, "length", 0) > left:
-        return False
+    left, unread = _settings.body_max_bytes, getattr(request.body.reader, "length", None)
+    if unread is not None and not 0 < unread <= left:
+        return unread == 0
     with gevent.Timeout(_LINGER_SECONDS, False):  # type: ignore[arg-type]  # gevent's stubs do not know this False
         try:
             while left > 0:
