@@ -27,7 +27,10 @@ class News:
     by_process: dict[str, bus.Publication] = field(default_factory=dict)
 
     def of(self, process_id: str) -> bus.Publication:
-        return self.by_process.setdefault(process_id, bus.Publication())
+        found = self.by_process.get(process_id)
+        if found is None:
+            found = self.by_process[process_id] = bus.Publication()
+        return found
 
     def commands(self) -> list[Command]:
         return bus.publish_commands(self.by_process.items())

@@ -7,6 +7,7 @@ batch leave the outbox (architecture section 2, decision 0002).
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import Counter
@@ -276,7 +277,7 @@ class Drain:
         refused = sum(outcome.code is not None for outcome in outcomes)
         self._counts["refused"] += refused
         log.info("batch_decided", requests=len(outcomes), refused=refused, duration_ms=duration_ms)
-        for outcome in outcomes:
+        for outcome in outcomes if log.is_enabled_for(logging.DEBUG) else ():
             row: Mapping[str, object] = outcome.row or {}
             log.debug(  # a line costs 15 µs, a tenth of a message: the batch's line stands for all of them
                 "request_decided",

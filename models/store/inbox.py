@@ -39,9 +39,14 @@ class Entry:
 
     def head(self) -> bytes:
         """Give what stands before the body."""
-        device = quote(self.own_device, safe="") if self.own_device is not None else ""
+        device = _quoted(self.own_device) if self.own_device is not None else b""
         reference = b"%d.%d" % self.reference if self.reference else b""
-        return b"%d:%d:%s:%s|" % (self.shard, self.position, device.encode(), reference)
+        return b"%d:%d:%s:%s|" % (self.shard, self.position, device, reference)
+
+
+@lru_cache(maxsize=10_000)
+def _quoted(device: str) -> bytes:
+    return quote(device, safe="").encode()
 
 
 def decode(raw: bytes) -> Entry:

@@ -606,10 +606,9 @@ def test_garbage_is_ignored(instance: Instance, friends: tuple[int, int], payloa
         socket.send_text(payload)
         show_marker(instance, friends[1], friends[0], socket)
 
-        assert [frame.data["type"] for frame in socket.frames if frame.data["type"] not in ("singleChat", "ping")] == [
-            "system",
-            "hello",
-        ]
+        kinds = [frame.data["type"] for frame in socket.frames]
+        # Messages and heartbeats come by themselves, and so does the presence of a friend who was here in the test before.
+        assert [kind for kind in kinds if kind not in ("singleChat", "ping", "presence")] == ["system", "hello"]
 
 
 def test_a_long_replay_is_whole_and_in_order(instance: Instance, friends: tuple[int, int]) -> None:
