@@ -189,6 +189,8 @@ class among(ColumnElement[bool]):
 
     inherit_cache = True
     type = Boolean()
+    # Else SQLite, which has no truth values of its own, would be asked `… = 1`, and read the whole table instead of the index.
+    _is_implicitly_boolean = True
     _traverse_internals = [  # noqa: RUF012  SQLAlchemy's protocol
         ("column", InternalTraversal.dp_clauseelement),
         ("ids", InternalTraversal.dp_clauseelement),

@@ -18,6 +18,7 @@ from models.database import among
 from models.follows import Follow
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
+from models.prepared import Prepared
 from models.users import MAX_ID, User
 
 _MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache starts anew
@@ -25,7 +26,7 @@ _MAX_CACHED = 50_000  # entries per kind, about 20 MB; beyond it the cache start
 _VERSIONS = {table: select(table.id, table.facts_version).where(among(table.id, "ids")) for table in (User, Group)}
 # Shared locks, in the order in which changes take theirs. SQLite needs none: the transaction holds its only one.
 _LOCKED_VERSIONS = {
-    table: versions.order_by(table.id).with_for_update(read=True) for table, versions in _VERSIONS.items()
+    table: Prepared(versions.order_by(table.id).with_for_update(read=True)) for table, versions in _VERSIONS.items()
 }
 
 
@@ -243,8 +244,10 @@ def _existing(connection: Connection, owner: Any, other: Any, pairs: Sequence[tu
 
 
 def _are_current(connection: Connection, table: Any, known: Mapping[int, UserFacts | GroupFacts]) -> bool:
-    versions = connection.execute(_LOCKED_VERSIONS[table], {"ids": known.keys()}).all()
-    return len(versions) == len(known) and all(known[row.id].facts_version == row.facts_version for row in versions)
+    versions = _LOCKED_VERSIONS[table].select(connection, {"ids": known.keys()})
+    return len(versions) == len(known) and all(
+        known[owner_id].facts_version == version for owner_id, version in versions
+    )
 
 
 def _is_current(entry: UserFacts | GroupFacts | None, version: int) -> bool:

@@ -7,13 +7,11 @@ which its shard decided, the position by which Redis ignores what it has already
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Dialect,
     Index,
     Integer,
     SmallInteger,
@@ -31,6 +29,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base
 from models.errors import AlreadyDecided
+from models.prepared import Prepared
 
 STORED = "stored"
 REFUSED = "refused"
@@ -78,6 +77,7 @@ class Message(Base):
 
 # The columns a redo needs: everything but what only history shows.
 _DECISION = select(Message.__table__)
+_INSERT = Prepared(insert(Message))
 
 
 def load_decisions(connection: Connection, message_ids: Sequence[str]) -> dict[str, Any]:
@@ -119,17 +119,7 @@ def insert_decisions(connection: Connection, rows: Sequence[dict[str, Any]]) -> 
 
     Raises AlreadyDecided: one of the ids has a row. The transaction must be rolled back then.
     """
-    # By the driver: what SQLAlchemy does to each row of values takes a third as long as the database needs for it.
-    statement, names = _insert_statement(connection.dialect)
-    values = [tuple([row[name] for name in names]) for row in rows] if names else list(rows)
     try:
-        connection.exec_driver_sql(statement, values)
+        _INSERT.execute(connection, rows)
     except IntegrityError as error:
         raise AlreadyDecided(str(error.orig)) from error
-
-
-@cache
-def _insert_statement(dialect: Dialect) -> tuple[str, Sequence[str]]:
-    """Give the text of the insert, and the columns in its order; none where it names its parameters."""
-    compiled = insert(Message).compile(dialect=dialect)
-    return str(compiled), compiled.positiontup or () if compiled.positional else ()

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_missing
 from models.errors import FenceLost
+from models.prepared import Prepared
 
 
 class Shard(Base):
@@ -24,12 +25,12 @@ class Shard(Base):
     last_shard_seq: Mapped[int] = mapped_column(BigInteger)
 
 
-_TAKE = (
+_TAKE = Prepared(
     update(Shard)
     .where(Shard.shard == bindparam("of_shard"), Shard.fence == bindparam("of_fence"))
     .values(last_shard_seq=Shard.last_shard_seq + bindparam("count"))
 )
-_ALL = select(Shard.shard, Shard.fence, Shard.last_shard_seq)
+_ALL = Prepared(select(Shard.shard, Shard.fence, Shard.last_shard_seq))
 
 
 def draw_fence(connection: Connection, shard: int) -> int:
@@ -46,8 +47,8 @@ def take_positions(connection: Connection, wanted: Mapping[int, tuple[int, int]]
     some fence is not the newest. The transaction must be rolled back then.
     """
     rows = [{"of_shard": shard, "of_fence": fence, "count": count} for shard, (fence, count) in wanted.items()]
-    connection.execute(_TAKE, rows)
-    stands = {shard: (fence, last) for shard, fence, last in connection.execute(_ALL)}
+    _TAKE.execute(connection, rows)
+    stands = {shard: (fence, last) for shard, fence, last in _ALL.select(connection, {})}
     lost = frozenset(shard for shard, (fence, _) in wanted.items() if stands.get(shard, (0, 0))[0] != fence)
     if lost:
         raise FenceLost(lost)

@@ -179,7 +179,7 @@ def _has_read_body(request: Any) -> bool:
         return False
     left, unread = _settings.body_max_bytes, getattr(request.body.reader, "length", None)
     if unread is not None and not 0 < unread <= left:
-        return unread == 0
+        return bool(unread == 0)
     with gevent.Timeout(_LINGER_SECONDS, False):  # type: ignore[arg-type]  # gevent's stubs do not know this False
         try:
             while left > 0:
