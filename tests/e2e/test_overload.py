@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.acting import open_socket
 from tests.support.client import ChatSocket, HttpClient
 from tests.support.instance import Instance, wait_until
+from tests.support.relations import add_users, befriend
 from webapp.errors import FAILURES
 
 _OUTBOX_ENTRIES = 20
@@ -26,6 +27,7 @@ _REQUEST_SECONDS = 1.0
 _CONNECTIONS = 12
 _CONNECTS = 6  # in ten seconds
 _BODY_BYTES = 262_144
+_LATE_SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,25 @@ def test_a_refusal_before_the_body_was_read_keeps_the_connection(narrow: Instanc
 
 
 # Connections
+
+
+def test_who_connects_again_and_again_is_read_his_inbox_late(instance: Instance) -> None:
+    """But wholly, and a live message behind it: each connect of a flood would else read all of it and be gone."""
+    reader, sender = add_users(instance, 2)
+    befriend(instance, reader, sender)
+    client = HttpClient(instance.base, instance.tokens[sender])
+    assert client.send(reader, "waits")[0] == 200
+    began, connects, late = time.monotonic(), 0, 0.0
+    while late < _LATE_SECONDS and time.monotonic() - began < 20.0:
+        connects += 1
+        with open_socket(instance, reader, 2) as connection:
+            if connects % 30 == 0:  # within a second, on whichever of two processes
+                opened = time.monotonic()
+                connection.wait_for_text("waits")
+                late = time.monotonic() - opened
+                assert client.send(reader, f"live {connects}")[0] == 200
+                connection.wait_for_text(f"live {connects}")
+    assert late >= _LATE_SECONDS
 
 
 @pytest.mark.parametrize("v", [1, 2])

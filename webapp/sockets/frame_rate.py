@@ -43,6 +43,10 @@ class ConnectRate:
         """Until the window is over, and everybody starts anew."""
         return max(0.0, self._until - time.monotonic())
 
+    def count(self, user_id: int) -> int:
+        """Return how often the user has connected in this window."""
+        return self._hits.get(user_id, 0)
+
     def admits(self, user_id: int) -> bool:
         """Count a connect, and say whether it is not too many."""
         if self._rate is None:

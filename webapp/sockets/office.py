@@ -41,6 +41,8 @@ _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
 _HEARTBEAT_SLICES = 30
 _RESUMED_ENTRIES = 500
+_EAGER_CONNECTS = 10  # of a user in one window of RATE_LIMIT_CONNECTS
+_CALM_SECONDS = 1.0  # beyond which his inbox is read so much later
 _CONNECT_TRIES = 4  # each of the reasons to try again is met once
 _SESSIONS_PER_TRIP = 200
 
@@ -166,7 +168,11 @@ class SocketOffice:
             if start > connected.acknowledged:
                 self._note_resumed(connection, connected.acknowledged, start)
             connection.acknowledge(start)
-        connection.catch_up()
+        if self._connect_rate.count(caller.user_id) > _EAGER_CONNECTS:
+            # Each of them would read the whole inbox to him, and be gone before it is through.
+            gevent.spawn_later(_CALM_SECONDS, connection.catch_up)
+        else:
+            connection.catch_up()
 
     def _check_room(self, user_id: int) -> None:
         """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may."""
