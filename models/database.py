@@ -33,6 +33,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
@@ -167,17 +168,43 @@ def dialect_insert(connection: Connection, table: Any) -> Any:
     return postgresql.insert(table)
 
 
-class _Ids(TypeDecorator[list[int]]):
-    """A list of ids as one parameter: JSON for SQLite, an array for PostgreSQL."""
+class _Listed(TypeDecorator[list[Any]]):
+    """A list of numbers or texts as one parameter: JSON for SQLite, an array for PostgreSQL."""
 
     impl = Text
     cache_ok = True
 
+    def __init__(self, item_type: type[TypeEngine[Any]]) -> None:
+        super().__init__()
+        self.item_type = item_type
+
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(BigInteger))
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(self.item_type))
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         return orjson.dumps(list(value)).decode() if dialect.name == "sqlite" else list(value)
+
+
+class _Each(FunctionElement[str]):
+    """A table of the texts given as a parameter."""
+
+    inherit_cache = True
+
+
+def each_text(name: str) -> ColumnElement[str]:
+    """Give the column of a table that has a row for each text given as parameter `name`, a sequence."""
+    return _Each(bindparam(name, type_=_Listed(Text))).table_valued("value", name="value").c.value
+
+
+@compiles(_Each, "sqlite")
+def _each_sqlite(element: _Each, compiler: Any, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Each, "postgresql")
+def _each_postgresql(element: _Each, compiler: Any, **options: Any) -> str:
+    # Its only column has the name that the table is given.
+    return f"unnest({compiler.process(element.clauses, **options)})"
 
 
 class among(ColumnElement[bool]):
@@ -198,7 +225,7 @@ class among(ColumnElement[bool]):
 
     def __init__(self, column: Any, name: str) -> None:
         self.column = column.__clause_element__() if hasattr(column, "__clause_element__") else column
-        self.ids = bindparam(name, type_=_Ids())
+        self.ids = bindparam(name, type_=_Listed(BigInteger))
 
 
 @compiles(among, "sqlite")

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from models import audiences, groups, read_markers, users
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
-from models.messages import STORED, Message
+from models.messages import STORED, Message, load_last_seqs
 from models.requests import ChatType
 from models.users import User
 
@@ -81,9 +81,7 @@ def load_conversations(connection: Connection, user_id: int) -> list[Conversatio
     ).all()
     newest = {name: seq or 0 for name, seq in connection.execute(singles.group_by(Message.conversation))}
     my_groups = {f"group:{row.id}": row for row in group_rows}
-    if my_groups:
-        of_groups = select(Message.conversation, func.max(Message.seq)).where(Message.conversation.in_(my_groups))
-        newest |= {name: seq for name, seq in connection.execute(of_groups.group_by(Message.conversation)) if seq}
+    newest |= {name: seq for name, seq in load_last_seqs(connection, list(my_groups)).items() if seq}
     last = _load_last(connection, newest)
     peers = {name: _peer_of(name, user_id) for name in newest if name not in my_groups}
     users = _load_users(connection, user_id, list(peers.values()))

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.database import Base
+from models.database import Base, each_text
 from models.errors import AlreadyDecided
 from models.prepared import Prepared
 
@@ -78,6 +78,11 @@ class Message(Base):
 # The columns a redo needs: everything but what only history shows.
 _DECISION = select(Message.__table__)
 _INSERT = Prepared(insert(Message))
+_ASKED = each_text("conversations")
+# Not grouped: that would read all of a conversation's index, which grows with its history, where this reads one row of it.
+_LAST_SEQS = Prepared(
+    select(_ASKED, select(func.max(Message.seq)).where(Message.conversation == _ASKED).scalar_subquery())
+)
 
 
 def load_decisions(connection: Connection, message_ids: Sequence[str]) -> dict[str, Any]:
@@ -105,13 +110,7 @@ def load_bodies(connection: Connection, conversation: str, seqs: Sequence[int]) 
 
 def load_last_seqs(connection: Connection, conversations: Sequence[str]) -> dict[str, int]:
     """Return the newest `seq` of each conversation; 0 where it has no message yet."""
-    newest = (
-        select(Message.conversation, func.max(Message.seq))
-        .where(Message.conversation.in_(conversations))
-        .group_by(Message.conversation)
-    )
-    found = {conversation: seq or 0 for conversation, seq in connection.execute(newest)}
-    return {conversation: found.get(conversation, 0) for conversation in conversations}
+    return {asked: seq or 0 for asked, seq in _LAST_SEQS.select(connection, {"conversations": conversations})}
 
 
 def insert_decisions(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
