@@ -155,7 +155,8 @@ class Params(Schema):
                     values[name] = field.load_default
                 continue
             try:
-                values[name] = field.deserialize(given[name], name, given)
+                # `deserialize` would look for what is missing and for validators besides: here is neither.
+                values[name] = field._deserialize(given[name], name, given)
             except ValidationError as error:
                 raise InvalidParams(name, error.messages[0]) from error
         return values

@@ -39,12 +39,14 @@ from webapp.api import (
     relations,
     tickets,
 )
+from webapp.application import Application
 from webapp.arriving import BodyBounds
 from webapp.auth import Gatekeeper
 from webapp.counts import counts
 from webapp.delivery_state import DeliveryStates
 from webapp.devices import Devices
 from webapp.errors import FAILURES, ApiError
+from webapp.http import JsonResponse
 from webapp.language import language_of_request
 from webapp.limiting import Limits, LockOut
 from webapp.logins import Logins
@@ -91,10 +93,9 @@ class WebProcess:
 def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     """Build the application. has_commands: with those of `flask --app wsgi`, which a process that serves has no use for."""
     configure_logs(settings.log_level)
-    app = Flask("hongyan", root_path=__path__[0])
+    app = Application("hongyan", root_path=__path__[0])
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = engine_options(settings.database_url, in_one_thread=True)
-    app.config["MAX_CONTENT_LENGTH"] = settings.body_max_bytes
     app.wsgi_app = BodyBounds(app.wsgi_app, settings.request_max_seconds, settings.body_max_bytes)  # type: ignore[method-assign]
     app.config["SOCK_SERVER_OPTIONS"] = {"max_unsent_bytes": settings.socket_outbox_max_bytes}
     app.url_map.merge_slashes = False  # `//api` is an unknown route: no redirect, which is no JSON
@@ -182,7 +183,7 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
         failure = FAILURES[code]
         counts.failures[code] += 1
         body = envelope.fail(code, text or failure.text(language()))
-        return Response(body, failure.status, headers, mimetype="application/json")
+        return JsonResponse(body, failure.status, headers)
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from flask import Request, current_app, request
+from flask import Request, current_app
 
 from models import sessions, users
 from models.database import Database
 from models.store import sessions as stored_sessions
 from models.users import ACTIVE
 from webapp.errors import ApiError
+from webapp.http import this_request
 from webapp.routes import description_of
 from webapp.services import Redis, offload
 from webapp.tokens import Claims, TokenExpired, TokenInvalid, Tokens
@@ -68,8 +69,9 @@ class Gatekeeper:
 
     def caller(self, meanwhile: Callable[[int], None] | None = None) -> Caller:
         """Return who makes this HTTP request, where its route's description lets him. Raises as `admit`, and ApiError."""
-        caller = self.admit(token_of(request), meanwhile)
-        description = description_of(current_app.view_functions.get(request.endpoint or ""))
+        asked = this_request()
+        caller = self.admit(token_of(asked), meanwhile)
+        description = description_of(current_app.view_functions.get(asked.endpoint or ""))
         access = description.access if description is not None else "user"
         is_visitor = caller.role == "visitor"
         if access == "administrator":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
@@ -141,9 +144,14 @@ class OneWriteResponse(wsgi.Response):  # type: ignore[misc]  # the library is u
             util.write(self.sock, head)
 
 
+_date_of_second = lru_cache(maxsize=1)(formatdate)
+
 # A reload (SIGHUP) reads this file again. What stands there then is ours already, and ours on top of ours would lose the head.
 if wsgi.Response.__name__ != OneWriteResponse.__name__:
     wsgi.Response = OneWriteResponse
+    # For each request gunicorn would make a text of the time, and a stream for errors, which nothing of ours writes to.
+    util.http_date = lambda: _date_of_second(int(time.time()), usegmt=True)
+    wsgi.WSGIErrorsWrapper = lru_cache(maxsize=1)(wsgi.WSGIErrorsWrapper)
 sendfile = False  # it would overtake the head; what we serve from files is small
 
 

@@ -28,6 +28,7 @@ from models.store import outbox
 from settings import Settings
 from webapp.counts import REQUEST_BOUNDS, counts
 from webapp.errors import ApiError
+from webapp.http import this_request
 from webapp.routes import describe
 from webapp.services import Redis
 
@@ -201,11 +202,11 @@ def count_requests(app: Flask) -> None:
 
     @app.before_request
     def note_start() -> None:
-        request.environ[environ_key] = time.perf_counter()
+        this_request().environ[environ_key] = time.perf_counter()
 
     @app.after_request
     def note_end(response: Response) -> Response:
-        asked = request._get_current_object()  # type: ignore[attr-defined]  # each use of the proxy costs 0.2 µs
+        asked = this_request()
         rule = asked.url_rule
         if rule is None or not rule.websocket:
             started = asked.environ.get(environ_key)

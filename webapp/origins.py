@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
 
 import structlog
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response
 
 from settings import SettingsError
 from webapp.address import Proxies
 from webapp.errors import ApiError
+from webapp.http import this_request
 
 log = structlog.get_logger()
 
@@ -84,11 +85,14 @@ def check_origins(app: Flask, origins: Origins) -> None:
 
     @app.before_request
     def refuse_or_answer_preflight() -> Response | None:
-        if origins.admits(request):
-            is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-            return _preflight(request) if is_preflight and "Origin" in request.headers else None
-        if request.path == _WEBSOCKET_PATH:
-            origin = request.headers.get("Origin", "")
+        asked = this_request()
+        if "HTTP_ORIGIN" not in asked.environ:
+            return None
+        if origins.admits(asked):
+            is_preflight = asked.method == "OPTIONS" and "Access-Control-Request-Method" in asked.headers
+            return _preflight(asked) if is_preflight else None
+        if asked.path == _WEBSOCKET_PATH:
+            origin = asked.headers.get("Origin", "")
             log.warning("origin_refused", origin=origin[:_MAX_LOGGED_CHARACTERS], setting="ALLOWED_ORIGINS")
             raise ApiError("origin_refused")
         return None
@@ -99,8 +103,9 @@ def check_origins(app: Flask, origins: Origins) -> None:
             response.vary.add("Origin")
         else:
             response.headers["Vary"] = "Origin"  # what `vary.add` does where there is none, without parsing
-        origin = request.headers.get("Origin")
-        if origin is not None and origins.admits(request):
+        asked = this_request()
+        origin = asked.environ.get("HTTP_ORIGIN")
+        if origin is not None and origins.admits(asked):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "Retry-After"
         return response

@@ -619,6 +619,9 @@ def test_no_input_is_an_error_of_ours(instance: Instance, strange_friends: tuple
             headers["token"] = instance.tokens[strange_friends[0]]
         path = chance.choice([_PATH, _PATH, "/api/chat/revokeMessage", "/api/chat/chatGetmessageOffLine"])
         status, answer = _request(instance, "POST", path, body, headers)
+        if status == 429:  # a fast machine gets more than 100 a second through
+            time.sleep(1.0)
+            status, answer = _request(instance, "POST", path, body, headers)
 
         assert status in (200, 400, 409, 413, 422), (seed, body, status, answer)
         assert answer["msg"] == ("ok" if status == 200 else "fail")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from models.errors import StoreUnavailable
 from models.requests import Request, conversation_key
@@ -17,7 +17,7 @@ from settings import Settings
 from webapp.auth import Caller, Gatekeeper
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, POLICY_REFUSALS, ApiError
-from webapp.http import answer, read_body, read_params
+from webapp.http import answer, read_body, read_params, this_request
 from webapp.language import language_of_request
 from webapp.limiting import Limits
 from webapp.repeaters import SEND_PATH, credential_of_send
@@ -84,12 +84,13 @@ def make_blueprint(
         ),
     )
     def post_message() -> Response:
-        counting = limits.counting_send(credential_of_send(request.environ))
+        asked = this_request()
+        counting = limits.counting_send(credential_of_send(asked.environ))
         caller = gatekeeper.caller(counting.start)
         counting.check()
         with VerdictWait(registry) as wait:
-            accepted = build_send(caller, settings, (process_id, wait.number), request.args, read_body())
-            prefers_async = "respond-async" in request.headers.get("Prefer", "").lower()
+            accepted = build_send(caller, settings, (process_id, wait.number), asked.args, read_body())
+            prefers_async = "respond-async" in asked.environ.get("HTTP_PREFER", "").lower()
             seconds = 0.0 if prefers_async else settings.send_wait_seconds
             return decided(caller, accepted, wait, seconds)
 
