@@ -26,6 +26,8 @@ SEND_PARAMS = SendParams()
 
 def decode_options(text: str) -> Any:
     """Decode `options` as the seed does: percent-decoded, then JSON; null where either fails."""
+    if not text:
+        return None  # as nearly always
     try:
         options = orjson.loads(unquote(text, errors="strict"))
         # orjson reads four times as deep as it writes, and this will be written inside a Message.
