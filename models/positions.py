@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Integer, String, Text, delete, select
+from sqlalchemy import BigInteger, Connection, Integer, String, Text, bindparam, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_or_update
+from models.prepared import Prepared
 
 
 class DevicePosition(Base):
@@ -54,17 +55,17 @@ def checkpoint(connection: Connection, positions: Sequence[Position]) -> None:
 
 def load(connection: Connection, user_id: int) -> list[Position]:
     """Return the positions of a user's devices."""
-    rows = connection.execute(select(DevicePosition.__table__).where(DevicePosition.user_id == user_id))
     return [
-        Position(
-            user_id=row.user_id,
-            device=row.device,
-            epoch=row.epoch,
-            acknowledged=row.acknowledged,
-            seen={int(shard): seq for shard, seq in json.loads(row.seen).items()},
-        )
-        for row in rows
+        Position(user_id, device, epoch, acknowledged, {int(shard): seq for shard, seq in json.loads(seen).items()})
+        for device, epoch, acknowledged, seen in _OF_USER.select(connection, {"user_id": user_id})
     ]
+
+
+_OF_USER = Prepared(
+    select(DevicePosition.device, DevicePosition.epoch, DevicePosition.acknowledged, DevicePosition.seen).where(
+        DevicePosition.user_id == bindparam("user_id")
+    )
+)
 
 
 def forget(connection: Connection, user_id: int, devices: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Statements that every batch executes: made to text once, then given to the driver.
+"""Statements that every batch or every connect executes: made to text once, then given to the driver.
 
 For each execution SQLAlchemy looks the statement up, does something to each value, and builds a result: for what a drain asks in
 each of its transactions that takes three times as long as SQLite takes to answer.

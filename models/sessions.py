@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, ForeignKey, String, delete, select, update
+from sqlalchemy import BigInteger, Connection, ForeignKey, String, bindparam, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_or_update
 from models.errors import ModelError
+from models.prepared import Prepared
 
 
 class ChatSession(Base):
@@ -68,8 +69,15 @@ def start_session(connection: Connection, row: dict[str, Any], *, most: int, lea
 
 def load_session_id(connection: Connection, user_id: int, device: str) -> str | None:
     """Return the id of the device's session, None where it has none."""
-    query = select(ChatSession.session_id).where(ChatSession.user_id == user_id, ChatSession.device == device)
-    return connection.execute(query).scalar_one_or_none()
+    found = _SESSION_ID.select(connection, {"user_id": user_id, "device": device})
+    return found[0][0] if found else None
+
+
+_SESSION_ID = Prepared(
+    select(ChatSession.session_id).where(
+        ChatSession.user_id == bindparam("user_id"), ChatSession.device == bindparam("device")
+    )
+)
 
 
 def load_devices(connection: Connection, user_ids: Sequence[int]) -> dict[int, set[str]]:

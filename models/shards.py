@@ -57,4 +57,4 @@ def take_positions(connection: Connection, wanted: Mapping[int, tuple[int, int]]
 
 def load_last_positions(connection: Connection) -> dict[int, int]:
     """Return the newest position of every shard."""
-    return {row.shard: row.last_shard_seq for row in connection.execute(select(Shard.shard, Shard.last_shard_seq))}
+    return {shard: last for shard, _, last in _ALL.select(connection, {})}

@@ -18,6 +18,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    bindparam,
     select,
     text,
     update,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base
+from models.prepared import Prepared
 
 ACTIVE = 1  # the only status that may do anything (ORIG A15)
 
@@ -71,7 +73,11 @@ class User(Base):
 
 def load_status(connection: Connection, user_id: int) -> int | None:
     """Return the user's status, None where no such user exists."""
-    return connection.execute(select(User.status).where(User.id == user_id)).scalar_one_or_none()
+    found = _STATUS.select(connection, {"user_id": user_id})
+    return found[0][0] if found else None
+
+
+_STATUS = Prepared(select(User.status).where(User.id == bindparam("user_id")))
 
 
 def is_administrator(connection: Connection, user_id: int) -> bool:
@@ -93,23 +99,26 @@ class Profile:
 
 def load_profile(connection: Connection, user_id: int) -> Profile | None:
     """Return what greetings say of a user, None where no such user exists."""
-    row = connection.execute(_PROFILE, {"user_id": user_id}).one_or_none()
-    if row is None:
-        return None
-    return Profile(row.id, row.nickname or row.username, row.avatar, bool(row.has_groups), bool(row.has_friends))
+    for found_id, nickname, username, avatar, has_groups, has_friends in _PROFILE.select(
+        connection, {"user_id": user_id}
+    ):
+        return Profile(found_id, nickname or username, avatar, bool(has_groups), bool(has_friends))
+    return None
 
 
 # In one statement, since every connect asks it. The tables are named, not imported: they build on this one.
-_PROFILE = text(
-    """
-    SELECT id, nickname, username, avatar,
-      EXISTS (
-        SELECT 1 FROM group_user m JOIN "group" g ON g.id = m.group_id
-        WHERE m.user_id = u.id AND m.status = 1 AND g.status = 1
-      ) AS has_groups,
-      EXISTS (SELECT 1 FROM goodfriend WHERE user_id = u.id AND status = 1 AND isblack = 0) AS has_friends
-    FROM "user" u WHERE id = :user_id
-    """
+_PROFILE = Prepared(
+    text(
+        """
+        SELECT id, nickname, username, avatar,
+          EXISTS (
+            SELECT 1 FROM group_user m JOIN "group" g ON g.id = m.group_id
+            WHERE m.user_id = u.id AND m.status = 1 AND g.status = 1
+          ) AS has_groups,
+          EXISTS (SELECT 1 FROM goodfriend WHERE user_id = u.id AND status = 1 AND isblack = 0) AS has_friends
+        FROM "user" u WHERE id = :user_id
+        """
+    )
 )
 
 
