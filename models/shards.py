@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import BigInteger, Connection, SmallInteger, bindparam, select, update
+from sqlalchemy import BigInteger, Connection, SmallInteger, bindparam, literal_column, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_missing
@@ -30,14 +30,23 @@ _TAKE = Prepared(
     .where(Shard.shard == bindparam("of_shard"), Shard.fence == bindparam("of_fence"))
     .values(last_shard_seq=Shard.last_shard_seq + bindparam("count"))
 )
+_DRAW = Prepared(
+    update(Shard)
+    .where(Shard.shard == bindparam("of_shard"))
+    .values(fence=Shard.fence + literal_column("1"))
+    .returning(Shard.fence)
+)
 _ALL = Prepared(select(Shard.shard, Shard.fence, Shard.last_shard_seq))
 
 
 def draw_fence(connection: Connection, shard: int) -> int:
     """Give a new fence for the shard; every earlier one is void from this commit on."""
-    insert_missing(connection, Shard, [{"shard": shard, "fence": 0, "last_shard_seq": 0}], key=("shard",))
-    drawn = update(Shard).where(Shard.shard == shard).values(fence=Shard.fence + 1).returning(Shard.fence)
-    return connection.execute(drawn).scalar_one()
+    drawn = _DRAW.select(connection, {"of_shard": shard})
+    if not drawn:
+        insert_missing(connection, Shard, [{"shard": shard, "fence": 0, "last_shard_seq": 0}], key=("shard",))
+        drawn = _DRAW.select(connection, {"of_shard": shard})
+    fence: int = drawn[0][0]
+    return fence
 
 
 def take_positions(connection: Connection, wanted: Mapping[int, tuple[int, int]]) -> dict[int, int]:

@@ -128,7 +128,7 @@ class Drain:
         self._keep_leases()
         self._doorbell.wait(0)  # what rang until now is answered by this look
         heads, waiting = self._look()
-        if waiting and self._take_free(waiting):
+        if waiting and self._take_free():
             heads, _ = self._look()
         decoded = {shard: self._decode(shard, raw) for shard, raw in heads.items() if raw}
         if all(head.requests for head in decoded.values()):
@@ -161,9 +161,13 @@ class Drain:
             self._drop_shards(set(self._fences) - set(kept))
             self._renew_at = time.monotonic() + self._settings.drain_lease_seconds / 4
 
-    def _take_free(self, waiting: Sequence[int]) -> bool:
-        """Take those of the waiting shards that no other drain holds. Return whether there were any."""
-        taken = outbox.take_leases(self._client, waiting, self._token, self._lease_ms)
+    def _take_free(self) -> bool:
+        """Take the shards that no other drain holds. Return whether there were any.
+
+        Those where nothing waits too: taken one by one as something comes, each would cost a batch four more round trips.
+        """
+        free = [shard for shard in self._shards if shard not in self._fences]
+        taken = outbox.take_leases(self._client, free, self._token, self._lease_ms)
         if taken:
             self._doorbell.hold(taken)
             with self._database.writing() as connection:
