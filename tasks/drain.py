@@ -30,6 +30,7 @@ from tasks.decide import Decider, Outcome
 log = structlog.get_logger()
 
 _MAX_FAILURES = 3
+_NO_FENCE = 0  # older than every fence: nothing can be committed under it
 _MAX_NOTICES_SWEPT = 500
 _SUCCESSION_SECONDS = 0.05  # before a drain leaves: Celery needs some milliseconds to bring a bell to a worker
 
@@ -169,6 +170,8 @@ class Drain:
         free = [shard for shard in self._shards if shard not in self._fences]
         taken = outbox.take_leases(self._client, free, self._token, self._lease_ms)
         if taken:
+            # Ours from here on: what fails before they have a fence gives them back all the same.
+            self._fences.update(dict.fromkeys(taken, _NO_FENCE))
             self._doorbell.hold(taken)
             with self._database.writing() as connection:
                 self._fences.update((shard, shards.draw_fence(connection, shard)) for shard in taken)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from models import shards
+from models.errors import DatabaseUnavailable
 from models.requests import Request
 from models.store import keys
 from models.store.connection import run
@@ -304,6 +306,22 @@ def test_a_fence_lost_while_giving_up_leaves_the_drain_at_work(rig: Rig, monkeyp
     stopped.wake_and_join()
 
     assert stopped.is_content
+
+
+def test_a_drain_that_gets_no_fence_gives_its_leases_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one serves at once, and need not wait until they run out."""
+
+    def fail(*_: object) -> int:
+        raise DatabaseUnavailable("locked")
+
+    rig.accept(rig.build_send(1, 2, "hello"))
+    with monkeypatch.context() as locked:
+        locked.setattr(shards, "draw_fence", fail)
+        assert not rig.worker().run()
+
+    rig.drain()
+
+    assert rig.waiting() == []
 
 
 # Bounds
