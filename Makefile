@@ -1,7 +1,7 @@
 # Everything runs from .venv, which is made on first use and brought up to date when a lock file changes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fairness bench chaos fuzz mutants lint format venv lock clean
+.PHONY: help run demo test fairness bench profile chaos fuzz mutants lint format venv lock clean
 
 PY := .venv/bin/python
 
@@ -33,6 +33,9 @@ fairness: .venv-dev ## measure whether some who misbehave slow the others down; 
 
 bench: .venv-dev ## measure costs, latencies, growth; BASE=<rev> and BESIDE=socketio measure that too (ARGS="--quick", "--list")
 	$(PY) -m benchmarks $(if $(BASE),--base $(BASE)) $(if $(BESIDE),--beside $(BESIDE)) $(ARGS)
+
+profile: .venv-dev ## sample where the time goes, part by part; BASE=<rev> samples that too (ARGS="--only open_300 --publish")
+	$(PY) -m benchmarks.profile $(if $(BASE),--base $(BASE)) $(ARGS)
 
 # Only what stands on make's command line: a run must never meet the database that the environment names. Exported, so that
 # a password in a URL does not show in the list of processes.

@@ -52,7 +52,7 @@ def run(
     results: dict[str, Any] = {
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": machine(),
-        "revision": _revision("HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "revision": this_revision(),
         "base": None,
         "beside": {},
         "settings": ENVIRONMENT,
@@ -60,19 +60,11 @@ def run(
         "scenarios": {},
     }
     with ExitStack() as stack:
-        roots = {OURS: _ROOT}
-        if base is not None:
-            results["base"] = _revision(base)
-            roots[BASE] = stack.enter_context(_worktree(results["base"]))
-        benches: dict[str, Bench] = {}
-        for side, root in roots.items():
-            print(f"starting {side} with {users} users", flush=True)
-            instance = Instance(ENVIRONMENT, root)
-            stack.callback(instance.delete)
-            stack.callback(instance.stop)
-            instance.start(_START_SECONDS)
-            instance.seed(users, group_size)
-            benches[side] = OwnBench(instance, options, group_size)
+        results["base"] = revision_of(base) if base is not None else None
+        benches: dict[str, Bench] = {
+            side: OwnBench(instance, options, group_size)
+            for side, instance in start_builds(stack, results["base"], users, group_size).items()
+        }
         if beside is not None:
             print(f"starting {beside} with {users} users", flush=True)
             server = SocketIoServer()
@@ -88,6 +80,26 @@ def run(
             results["scenarios"][scenario.name] = _measure(scenario, sides, count)
     results["ended_at"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return results
+
+
+def start_builds(stack: ExitStack, base: str | None, users: int, group_size: int) -> dict[str, Instance]:
+    """Start this build, and the one of revision `base` beside it; they are stopped and deleted with the stack.
+
+    Raises InstanceFailed, SetUpFailed.
+    """
+    roots = {OURS: _ROOT}
+    if base is not None:
+        roots[BASE] = stack.enter_context(_worktree(base))
+    instances = {}
+    for side, root in roots.items():
+        print(f"starting {side} with {users} users", flush=True)
+        instance = Instance(ENVIRONMENT, root)
+        stack.callback(instance.delete)
+        stack.callback(instance.stop)
+        instance.start(_START_SECONDS)
+        instance.seed(users, group_size)
+        instances[side] = instance
+    return instances
 
 
 def has_target(scenario: Scenario) -> bool:
@@ -171,7 +183,13 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _revision(name: str) -> str:
+def this_revision() -> str:
+    """Return what is checked out; a `+` behind it means uncommitted changes. Raises SetUpFailed."""
+    return revision_of("HEAD") + ("+" if _git("status", "--porcelain") else "")
+
+
+def revision_of(name: str) -> str:
+    """Return the commit that git knows by this name. Raises SetUpFailed: there is none."""
     return _git("rev-parse", "--short=12", "--verify", f"{name}^{{commit}}")
 
 
