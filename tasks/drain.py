@@ -32,6 +32,10 @@ log = structlog.get_logger()
 _MAX_FAILURES = 3
 _NO_FENCE = 0  # older than every fence: nothing can be committed under it
 _MAX_NOTICES_SWEPT = 500
+# A process decides some thousand requests a second. Where there is more to do, batches grow, and so does the time each takes.
+_SLOW_BATCH_SECONDS = 0.025
+_SLOW_BATCHES = 4  # in a row, with no wait in between: another drain should help
+_GIVEN_SECONDS = 0.1  # for a helper to take what he is given
 _SUCCESSION_SECONDS = 0.05  # before a drain leaves: Celery needs some milliseconds to bring a bell to a worker
 
 
@@ -69,18 +73,23 @@ class Drain:
         self._pops: list[Command] = []  # of what is settled: they go out with the next look
         self._doorbell = outbox.Doorbell(client)
         self.has_successor = False  # whether the last run has rung for one
+        self._slow_batches = 0  # in a row
+        self._has_called = False  # for help
+        self._given: set[int] = set()  # to a helper, who should have taken them at `_given_until`
+        self._given_until = 0.0
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # request id -> how often it failed alone
 
-    def run(self, ring_for_successor: Callable[[], None] = lambda: None) -> dict[str, int]:
+    def run(self, ring: Callable[[], None] = lambda: None) -> dict[str, int]:
         """Serve the outbox until it stays empty for the linger time, or the longest stay is over.
 
-        ring_for_successor: called a moment before a drain with work at hand leaves, so that another is there already
-        when it does. Returns {decided, refused, batches}. Raises StoreUnavailable, DatabaseUnavailable: what was not
-        popped stays.
+        ring: calls another drain: a moment before one with work at hand leaves, so that the other is there already when it
+        does, and where there is more to do than one can. Returns {decided, refused, batches}. Raises StoreUnavailable,
+        DatabaseUnavailable: what was not popped stays.
         """
         self._token, self._fences, self._pops, self._counts = uuid.uuid4().hex, {}, [], Counter()
         self.has_successor = False
+        self._slow_batches, self._has_called, self._given = 0, False, set()
         self._decider.forget_order()
         leave_at = time.monotonic() + self._settings.drain_max_seconds
         try:
@@ -90,15 +99,21 @@ class Drain:
             batch = self._read()
             while True:
                 if batch:
+                    started = time.monotonic()
                     self._settle(batch)
+                    self._seek_help(time.monotonic() - started, ring)
                 left = leave_at - time.monotonic()
                 if left <= 0:
                     break
                 if left <= _SUCCESSION_SECONDS and self._counts and not self.has_successor:
                     self.has_successor = True
-                    ring_for_successor()
-                if not batch and not self._doorbell.wait(min(left, self._settings.drain_linger_seconds)):
-                    break
+                    ring()
+                if not batch:
+                    self._slow_batches = 0
+                    # What was given away and not taken must be looked at once more.
+                    patience = _GIVEN_SECONDS if self._given else self._settings.drain_linger_seconds
+                    if not self._doorbell.wait(min(left, patience)) and not self._given:
+                        break
                 batch = self._read()
         finally:
             self._leave()
@@ -126,6 +141,8 @@ class Drain:
     # Leases and reading
 
     def _read(self) -> Batch:
+        if time.monotonic() >= self._given_until:
+            self._given.clear()
         self._keep_leases()
         self._doorbell.wait(0)  # what rang until now is answered by this look
         heads, waiting = self._look()
@@ -167,7 +184,7 @@ class Drain:
 
         Those where nothing waits too: taken one by one as something comes, each would cost a batch four more round trips.
         """
-        free = [shard for shard in self._shards if shard not in self._fences]
+        free = [shard for shard in self._shards if shard not in self._fences and shard not in self._given]
         taken = outbox.take_leases(self._client, free, self._token, self._lease_ms)
         if taken:
             # Ours from here on: what fails before they have a fence gives them back all the same.
@@ -178,6 +195,30 @@ class Drain:
             self._decider.forget_order()
             self._renew_at = min(self._renew_at, time.monotonic() + self._settings.drain_lease_seconds / 4)
         return bool(taken)
+
+    def _seek_help(self, seconds: float, ring: Callable[[], None]) -> None:
+        """Where one slow batch follows the other, call another drain, and give it half of the shards once it is there.
+
+        seconds: the last batch took
+        """
+        self._slow_batches = self._slow_batches + 1 if seconds >= _SLOW_BATCH_SECONDS else 0
+        if self._slow_batches < _SLOW_BATCHES or len(self._fences) < 2:
+            return
+        if outbox.has_idle_drain(self._client, self._shards):
+            self._give(sorted(self._fences)[::2])
+        elif not self._has_called:
+            self._has_called = True
+            ring()
+
+    def _give(self, shards: Sequence[int]) -> None:
+        log.info("shards_given", shards=shards)
+        self._slow_batches, self._given, self._given_until = 0, set(shards), time.monotonic() + _GIVEN_SECONDS
+        pops, self._pops = self._pops, []
+        run(self._client, pops)  # while they are ours
+        for shard in shards:
+            del self._fences[shard]
+        self._doorbell.drop(shards)
+        outbox.release_leases(self._client, shards, self._token)
 
     def _drop_shards(self, lost: Iterable[int]) -> None:
         for shard in lost:

@@ -43,7 +43,11 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
         """Decide what waits in the outbox. Returns {decided, refused, batches}."""
 
         def ring() -> None:
-            celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+            try:
+                celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+            except Exception as error:
+                # The broker is away. Nothing is lost: beat rings when it is back.
+                log.warning("bell_not_rung", error=str(error))
 
         try:
             result = the_drain().run(ring)

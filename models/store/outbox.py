@@ -120,6 +120,13 @@ def bury_command(shard: int, entry: bytes) -> Command:
     return ("RPUSH", keys.dead(shard), entry)
 
 
+def has_idle_drain(client: Client, shards: Sequence[int]) -> bool:
+    """Return whether some drain listens and holds no shard."""
+    asked: list[Command] = [("GET", keys.lease(shard)) for shard in shards]
+    *tokens, (_, listening) = run(client, [*asked, ("PUBSUB", "NUMSUB", keys.DOORBELL)])
+    return bool(listening > len({token for token in tokens if token}))
+
+
 def has_worker(client: Client) -> bool:
     """Return whether some drain has run within the last seconds."""
     return bool(run(client, [("EXISTS", keys.WORKER_SEEN)])[0])
