@@ -34,6 +34,9 @@ _NO_FENCE = 0  # older than every fence: nothing can be committed under it
 _MAX_NOTICES_SWEPT = 500
 # A process decides some thousand requests a second. Where there is more to do, batches grow, and so does the time each takes.
 _SLOW_BATCH_SECONDS = 0.025
+_SLOW_BATCH_CPU_SHARE = (
+    0.6  # below it the drain has waited: for others, or for a processor that a second drain would want too
+)
 _SLOW_BATCHES = 4  # in a row, with no wait in between: another drain should help
 _GIVEN_SECONDS = 0.1  # for a helper to take what he is given
 _SUCCESSION_SECONDS = 0.05  # before a drain leaves: Celery needs some milliseconds to bring a bell to a worker
@@ -99,9 +102,9 @@ class Drain:
             batch = self._read()
             while True:
                 if batch:
-                    started = time.monotonic()
+                    started, cpu_started = time.monotonic(), time.process_time()
                     self._settle(batch)
-                    self._seek_help(time.monotonic() - started, ring)
+                    self._seek_help(time.monotonic() - started, time.process_time() - cpu_started, ring)
                 left = leave_at - time.monotonic()
                 if left <= 0:
                     break
@@ -196,12 +199,13 @@ class Drain:
             self._renew_at = min(self._renew_at, time.monotonic() + self._settings.drain_lease_seconds / 4)
         return bool(taken)
 
-    def _seek_help(self, seconds: float, ring: Callable[[], None]) -> None:
+    def _seek_help(self, seconds: float, cpu_seconds: float, ring: Callable[[], None]) -> None:
         """Where one slow batch follows the other, call another drain, and give it half of the shards once it is there.
 
-        seconds: the last batch took
+        seconds, cpu_seconds: the last batch took, of the clock and of a processor
         """
-        self._slow_batches = self._slow_batches + 1 if seconds >= _SLOW_BATCH_SECONDS else 0
+        is_slow = seconds >= _SLOW_BATCH_SECONDS and cpu_seconds >= seconds * _SLOW_BATCH_CPU_SHARE
+        self._slow_batches = self._slow_batches + 1 if is_slow else 0
         if self._slow_batches < _SLOW_BATCHES or len(self._fences) < 2:
             return
         if outbox.has_idle_drain(self._client, self._shards):

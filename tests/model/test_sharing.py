@@ -20,6 +20,7 @@ _COUNT = 120
 def busy(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """An outbox with conversations in several shards, and drains to whom every batch is a slow one."""
     monkeypatch.setattr(drain, "_SLOW_BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(drain, "_SLOW_BATCH_CPU_SHARE", 0.0)
     rig = make_rig(user_count=6, outbox_shards=4)
     pairs = [(1, 2), (3, 2), (4, 2), (5, 2), (6, 2)]
     requests = [rig.build_send(*pairs[i % len(pairs)], str(i)) for i in range(_COUNT)]
