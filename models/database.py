@@ -6,6 +6,7 @@ session outlives the statement it was opened for (a websocket lives for days, st
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,7 @@ from sqlalchemy.types import TypeEngine
 from models.errors import DatabaseUnavailable
 
 _BUSY_TIMEOUT_MS = 1_000
+_LOCK_POLL_MS = 2
 _EVERYWHERE = {"hide_parameters": True}  # an error's text goes to the log, and parameters hold what people write (G8)
 # The last one ends the transaction of a process that was stopped in the middle of it, and frees what it has locked.
 _POSTGRESQL_OPTIONS = "-c statement_timeout=1000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=2000"
@@ -133,10 +135,31 @@ def prepare_engine(engine: Engine) -> None:
     def _on_begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get("hongyan_writes"):
-            # Taking the write lock first avoids the upgrade deadlock that SQLite answers with "locked" at once.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _take_write_lock(connection)
         elif options.get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN")
+
+
+def _take_write_lock(connection: Connection) -> None:
+    """Begin as SQLite's only writer. Raises OperationalError: others were for a second.
+
+    Taking the lock first avoids the upgrade deadlock that SQLite answers with "locked" at once. Left to itself SQLite asks
+    every 100 ms after a while: among processes that write one transaction after the other that is hardly ever a good moment.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA busy_timeout={_LOCK_POLL_MS}").close()
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").close()
 
 
 def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]], *, key: Sequence[str]) -> None:

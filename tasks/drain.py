@@ -35,7 +35,7 @@ _MAX_NOTICES_SWEPT = 500
 # A process decides some thousand requests a second. Where there is more to do, batches grow, and so does the time each takes.
 _SLOW_BATCH_SECONDS = 0.025
 _SLOW_BATCH_CPU_SHARE = (
-    0.6  # below it the drain has waited: for others, or for a processor that a second drain would want too
+    0.6  # below it the drain has waited: for others, or for a processor, which a second would want too
 )
 _SLOW_BATCHES = 4  # in a row, with no wait in between: another drain should help
 _GIVEN_SECONDS = 0.1  # for a helper to take what he is given
@@ -120,9 +120,9 @@ class Drain:
                 batch = self._read()
         finally:
             self._leave()
-            counts = {name: self._counts[name] for name in ("decided", "refused", "batches")}
-            if counts["batches"]:
-                log.info("drain_left", **counts)
+        counts = {name: self._counts[name] for name in ("decided", "refused", "batches")}
+        if counts["batches"]:
+            log.info("drain_left", **counts)
         return counts
 
     def is_needed(self) -> bool:
