@@ -153,8 +153,9 @@ def _take_write_lock(connection: Connection) -> None:
         while True:
             try:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            except OperationalError:
-                if time.monotonic() >= deadline:
+            except OperationalError as error:
+                is_busy = getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+                if not is_busy or time.monotonic() >= deadline:
                     raise
             else:
                 return

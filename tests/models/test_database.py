@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from models.database import Database, open_database
+from models.database import Database, _take_write_lock, open_database
 from models.errors import DatabaseUnavailable
 
 _WRITERS = 3
 _TURNS = 30
+_LONGEST_SECONDS = 0.9  # after a second it is given up
 _ONE_AFTER_THE_OTHER = """
 import sys, time
 from sqlalchemy import text
@@ -63,7 +64,15 @@ def test_who_writes_now_and_then_is_not_starved_by_who_writes_all_the_time(datab
             writer.kill()
             writer.communicate()
 
-    assert len(waits) == _TURNS
+    assert max(waits) < _LONGEST_SECONDS
+
+
+def test_what_is_no_lock_is_told_at_once(database: Database) -> None:
+    """Asking again for a second would only burn the processor."""
+    started = time.monotonic()
+    with pytest.raises(DatabaseUnavailable, match="within a transaction"), database.writing() as connection:
+        _take_write_lock(connection)
+    assert time.monotonic() - started < 0.5
 
 
 def test_a_lock_that_is_never_free_is_waited_for_a_second(database: Database, url: str) -> None:
