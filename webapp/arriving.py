@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -18,6 +19,10 @@ from webapp.errors import ApiError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+class ArrivedBody(BytesIO):
+    """A body that is there as a whole, of the length its head announced: nobody needs to wait for it."""
 
 
 class BodyBounds:
@@ -35,8 +40,10 @@ class BodyBounds:
         self._max_bytes = max_bytes
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        deadline = time.monotonic() + self._max_seconds
-        environ["wsgi.input"] = _BoundedInput(environ["wsgi.input"], deadline, self._max_bytes, _announced(environ))
+        body, announced = environ["wsgi.input"], _announced(environ)
+        if not isinstance(body, ArrivedBody) or len(body.getbuffer()) > self._max_bytes:
+            deadline = time.monotonic() + self._max_seconds
+            environ["wsgi.input"] = _BoundedInput(body, deadline, self._max_bytes, announced)
         return self._application(environ, start_response)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import signal
 import time
@@ -14,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import gevent
-from gunicorn import util
+from gunicorn import http, util
 from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -27,6 +28,7 @@ _settings = load_settings()
 # A client that sends too much reads why if it sends no more than this beyond our answer; then the connection is reset.
 _LINGER_SECONDS, _LINGER_BODIES = 2.0, 2
 _DRAIN_BYTES = 65_536
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)  # a client that has left
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = f"{_host}:{_settings.port}"
@@ -54,10 +56,35 @@ class Worker(GeventWorker):  # type: ignore[misc]  # the library is untyped
     gunicorn itself bounds the head of a request by `keepalive` only, and nothing else. The body: `webapp/arriving.py`.
     """
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        # Not at the top: gunicorn's master reads this file, and must not import the application.
+        from webapp.plain_requests import PlainRequests
+
+        self._plain_requests = PlainRequests(self, _settings.request_max_seconds, _finish_body)
+
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         current: Any = gevent.getcurrent()
-        current.is_first_request = True
+        current.is_first_request, current.unread = True, b""
+        if not self.log.access_log_enabled:  # its lines are made from what only gunicorn's own way knows
+            unread = self._serve_plain(listener, client, address)
+            if unread is None:
+                util.close(client)
+                return
+            current.unread = unread
         super().handle(listener, client, address)
+
+    def _serve_plain(self, listener: Any, client: Any, address: Any) -> bytes | None:
+        try:
+            return self._plain_requests.serve(listener.getsockname(), client, address)
+        except (StopIteration, TimeoutError, gevent.GreenletExit, SystemExit):
+            return None
+        except OSError as error:
+            if error.errno not in _GONE:
+                self.log.exception("Socket error processing request.")
+        except Exception as error:
+            self.handle_error(None, client, address, error)
+        return None
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
@@ -81,9 +108,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # the library is untyped
             super().handle_request(listener_name, request, client, address)
         except TimeoutError:
             raise StopIteration from None
-        if not _has_read_body(request):
-            # gunicorn would read all of it, at the client's pace and for as long as `keepalive`.
-            util.close_graceful(client, timeout=_LINGER_SECONDS, max_drain=_LINGER_BODIES * _settings.body_max_bytes)
+        # gunicorn would read all of it, at the client's pace and for as long as `keepalive`.
+        if not _finish_body(client, request):
             raise StopIteration
         client.settimeout(None)
 
@@ -153,6 +179,15 @@ if wsgi.Response.__name__ != OneWriteResponse.__name__:
     # For each request gunicorn would make a text of the time, and a stream for errors, which nothing of ours writes to.
     util.http_date = lambda: _date_of_second(int(time.time()), usegmt=True)
     wsgi.WSGIErrorsWrapper = lru_cache(maxsize=1)(wsgi.WSGIErrorsWrapper)
+    _get_parser = http.get_parser
+
+    def _get_parser_of_rest(*arguments: Any, **options: Any) -> Any:
+        """Give a parser that begins with what `PlainRequests` has read."""
+        parser = _get_parser(*arguments, **options)
+        parser.unreader.unread(getattr(gevent.getcurrent(), "unread", b""))
+        return parser
+
+    http.get_parser = _get_parser_of_rest
 sendfile = False  # it would overtake the head; what we serve from files is small
 
 
@@ -180,6 +215,14 @@ def _count_slow_request() -> None:
     from webapp.counts import counts
 
     counts.bounds["REQUEST_MAX_SECONDS"] += 1
+
+
+def _finish_body(client: Any, request: Any) -> bool:
+    """Read what a view has left of a body, or end the connection so that its client can read the answer, and return False."""
+    if _has_read_body(request):
+        return True
+    util.close_graceful(client, timeout=_LINGER_SECONDS, max_drain=_LINGER_BODIES * _settings.body_max_bytes)
+    return False
 
 
 def _has_read_body(request: Any) -> bool:

@@ -105,7 +105,7 @@ class Repeaters:
             ],
         )
         counts.add_request(SEND_PATH, failure.status, time.perf_counter() - started)
-        return [body]
+        return (body,)
 
 
 def credential_of_send(environ: WSGIEnvironment) -> str | None:
