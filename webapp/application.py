@@ -1,16 +1,18 @@
-"""Flask without what no request of ours uses: sessions in cookies, coroutines, routes told apart by host.
+"""Flask without what no request of ours uses: sessions in cookies, coroutines, routes told apart by host, hooks of blueprints.
 
-Flask asks for each of them in every request, a tenth of its part of a send (docs/decisions/0005).
+Flask asks for each of them in every request, a fifth of its part of a send (docs/decisions/0005).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import IO, Any, ClassVar
 
 from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface
-from werkzeug.routing import MapAdapter
+from werkzeug.datastructures import ImmutableMultiDict, MultiDict
+from werkzeug.routing import Map, MapAdapter, Rule
+from werkzeug.utils import cached_property
 
 
 class _NoSessions(SessionInterface):
@@ -25,8 +27,52 @@ class _NoSessions(SessionInterface):
         raise NotImplementedError("nothing of ours keeps a session")
 
 
+_NO_ARGUMENTS: MultiDict[str, str] = ImmutableMultiDict()
+
+
+class _Request(Request):
+    # Of the blueprints, whose hooks are looked for five times a request, none has any.
+    blueprints: ClassVar[list[str]] = []
+
+    @cached_property
+    def args(self) -> MultiDict[str, str]:
+        return super().args if self.query_string else _NO_ARGUMENTS
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        stream: IO[bytes] = self.environ["wsgi.input"]  # which ends where the body does: `webapp/arriving.py`
+        return stream
+
+
+class _Map(Map):
+    """Remembers which rule without arguments a path has led to: there are as many as there are rules and methods."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.known: dict[tuple[str, str], Rule] = {}
+
+
+class _Adapter(MapAdapter):
+    """Matches one HTTP request."""
+
+    map: _Map
+
+    def match(self, *args: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+        asked = (self.default_method, self.path_info)
+        rule = self.map.known.get(asked)
+        if rule is not None:
+            return rule, {}
+        found: tuple[Rule, Mapping[str, Any]] = super().match(*args, **options)
+        if not found[1] and not found[0].arguments:
+            self.map.known[asked] = found[0]
+        return found
+
+
 class Application(Flask):
+    request_class = _Request
     session_interface = _NoSessions()
+    url_map_class = _Map
+    url_map: _Map
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -37,4 +83,4 @@ class Application(Flask):
         environ = request.environ
         method, scheme = environ["REQUEST_METHOD"], environ["wsgi.url_scheme"]
         script_name, query = environ.get("SCRIPT_NAME", ""), environ.get("QUERY_STRING", "")
-        return MapAdapter(self.url_map, "", script_name, "", scheme, request.path, method, query)
+        return _Adapter(self.url_map, "", script_name, "", scheme, request.path, method, query)
