@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 from flask import Blueprint, Response
-from gevent.event import AsyncResult
 
 from models import search
 from models.bodies import USER_TYPES
@@ -39,15 +38,15 @@ class _Sent:
     code: str | None
     request: Request | None = None
     wait: VerdictWait | None = None
-    accepted: AsyncResult[StoreUnavailable | None] | None = None
 
     def result(self, seconds: float) -> dict[str, Any]:
         """Wait for what became of it. Accepted and not decided yet counts as sent: its id tells more later."""
-        if self.request is None or self.wait is None or self.accepted is None:
+        if self.request is None or self.wait is None:
             return {"ok": False, "code": self.code}
-        if self.accepted.get() is not None:
+        try:
+            verdict = self.wait.get(seconds)
+        except StoreUnavailable:
             return {"ok": False, "code": "outcome_unknown"}
-        verdict = self.wait.get(seconds) if seconds > 0 else None
         if verdict is not None and (verdict[0].code is not None or verdict[1] is None):
             return {"ok": False, "code": verdict[0].code or "internal_error"}
         return {"ok": True, "id": self.request.id}
@@ -81,12 +80,11 @@ def make_blueprint(
         except ApiError as error:
             return _Sent(error.failure.code)
         request = replace(built, options=message["options"])  # decoded and measured when it was sent first
-        accepted: AsyncResult[StoreUnavailable | None] = AsyncResult()
         try:
-            acceptor.submit(request, lambda _, error: accepted.set(error))
+            acceptor.submit(request, wait.accepted)
         except Overloaded:
             return _Sent("overloaded")
-        return _Sent(None, request, wait, accepted)
+        return _Sent(None, request, wait)
 
     @blueprint.post("/api/chat/forward")
     @describe(

@@ -49,11 +49,11 @@ def make_blueprint(
             standing = states.verdict_of(accepted)
             if standing is not None:
                 return settled(caller, *standing)
+        acceptor.submit(accepted, wait.accepted)
         try:
-            acceptor.accept(accepted)
+            result = wait.get(seconds)
         except StoreUnavailable as error:
             raise ApiError("outcome_unknown") from error
-        result = wait.get(seconds) if seconds > 0 else None
         if result is None:
             return answer(envelope.ok({"id": accepted.id, "status": "accepted"}), 202)
         verdict, body = result

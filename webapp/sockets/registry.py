@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gevent.event import AsyncResult
 
+from models.errors import StoreUnavailable
 from models.store.bus import Verdict
 from webapp.counts import counts
 from webapp.sockets.connection import Connection
@@ -76,16 +77,37 @@ class Registry:
 
 
 class VerdictWait:
-    """A wait that a greenlet sits in: HTTP's. Use as a context manager, so that nobody's wait stays behind."""
+    """A wait that a greenlet sits in for what becomes of a request: HTTP's. A context manager, so that none stays behind.
+
+    number: goes with the request
+    """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._result: AsyncResult[tuple[Verdict, bytes | None]] = AsyncResult()
-        self.number = registry.open_wait(lambda verdict, body: self._result.set((verdict, body)))
+        self._verdict: AsyncResult[tuple[Verdict, bytes | None]] = AsyncResult()
+        self._acceptance: AsyncResult[None] = AsyncResult()
+        self.number = registry.open_wait(lambda verdict, body: self._verdict.set((verdict, body)))
+
+    def accepted(self, _: None, error: StoreUnavailable | None) -> None:
+        """Take what `Acceptor.submit` has to tell: the request is durable, or whether it is remains unknown."""
+        if error is None:
+            self._acceptance.set()
+        else:
+            self._acceptance.set_exception(error)
+            if not self._verdict.ready():
+                self._verdict.set_exception(error)
 
     def get(self, seconds: float) -> tuple[Verdict, bytes | None] | None:
-        """Return the verdict, None where it did not come in time."""
-        return self._result.get(timeout=seconds) if self._result.wait(seconds) is not None else None
+        """Return the verdict; None: it did not come in time, but the request is durable. Raises StoreUnavailable.
+
+        One wait for both: most verdicts come so soon that to wake up for the acceptance first would cost a twentieth of a send.
+        """
+        if seconds > 0:
+            self._verdict.wait(seconds)
+        if self._verdict.ready():
+            return self._verdict.get()
+        self._acceptance.get()
+        return None
 
     def __enter__(self) -> VerdictWait:
         return self
