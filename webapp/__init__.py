@@ -100,6 +100,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.config["SOCK_SERVER_OPTIONS"] = {"max_unsent_bytes": settings.socket_outbox_max_bytes}
     app.url_map.merge_slashes = False  # `//api` is an unknown route: no redirect, which is no JSON
     db.init_app(app)
+    app.teardown_appcontext_funcs.clear()  # the session of a request, which nothing of ours opens
     with app.app_context():
         prepare_engine(db.engine)
         database = Database(db.engine)
@@ -170,7 +171,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     if has_commands:
         from webapp import cli  # here: it brings Alembic, and a process that was killed should be back soon
 
-        cli.add_commands(app, settings, database, tokens)
+        cli.add_commands(app, settings, database, tokens, devices)
     _handle_errors(app, settings)
     return app
 

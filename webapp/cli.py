@@ -22,10 +22,11 @@ from sqlalchemy.exc import ProgrammingError
 
 from models import administration, friendships, groups, sessions
 from models.database import Database, db, insert_missing
-from models.errors import DatabaseUnavailable
+from models.errors import DatabaseUnavailable, ModelError
 from models.groups import Group
 from models.users import ACTIVE, User
 from settings import Settings
+from webapp.devices import Devices
 from webapp.tokens import Tokens
 
 _SEED_DEVICE = "default"
@@ -39,10 +40,10 @@ _REFUSALS = {
 }
 
 
-def add_commands(app: Flask, settings: Settings, database: Database, tokens: Tokens) -> None:
+def add_commands(app: Flask, settings: Settings, database: Database, tokens: Tokens, devices: Devices) -> None:
     """Add every command to `flask --app wsgi`."""
     Migrate(app, db, directory="migrations", render_as_batch=True)
-    _add_load_seed(app, settings, database, tokens)
+    _add_load_seed(app, settings, database, tokens, devices)
     app.cli.add_command(_admin_commands(database))
 
 
@@ -102,7 +103,7 @@ def _operating(database: Database) -> Iterator[Connection]:
         ) from error
 
 
-def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: Tokens) -> None:
+def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: Tokens, devices: Devices) -> None:
     @app.cli.command("load-seed")
     @click.option("--users", type=click.IntRange(1, 1_000_000), required=True, help="Users 1..N, 2i-1 and 2i friends.")
     @click.option("--group", type=click.IntRange(0), default=0, help="Members of group 1 besides its owner, user 1.")
@@ -119,6 +120,10 @@ def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: T
         if group >= users:
             raise click.ClickException(f"--group {group} needs at least {group + 1} users")
         seeded = seed(settings, database, tokens, user_count=users, group_size=group)
+        try:
+            devices.register_all(range(1, users + 1), _SEED_DEVICE)  # as their logins would have done
+        except ModelError as error:
+            click.echo(f"no device is registered before it connects: {error}", err=True)
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # tokens are credentials
         with os.fdopen(descriptor, "w") as file:
             json.dump(seeded, file)

@@ -16,6 +16,8 @@ from settings import Settings
 from tasks.rebuild import load_inbox
 from webapp.services import Redis, offload
 
+_USERS_PER_TRIP = 500
+
 
 class Devices:
     """`on_new(user_id)` is called when a device is new: its position must be checkpointed soon."""
@@ -44,6 +46,27 @@ class Devices:
         if answer:
             self.on_new(user_id)
 
+    def register_all(self, user_ids: Sequence[int], device: str) -> None:
+        """Do for many users what a login does for one, their positions in SQL included. Raises as `register`."""
+        for start in range(0, len(user_ids), _USERS_PER_TRIP):
+            some = user_ids[start : start + _USERS_PER_TRIP]
+            answers = self._store.call_all([inbox.register_command(user_id, device) for user_id in some])
+            closed = [user_id for user_id, answer in zip(some, answers, strict=True) if answer < 0]
+            inbox_max = self._settings.inbox_max_entries
+            self._store.call_all([load_inbox(self._database, user_id, inbox_max) for user_id in closed])
+            self._store.call_all([inbox.register_command(user_id, device) for user_id in closed])
+            self.checkpoint(some)
+
+    def checkpoint(self, user_ids: Sequence[int]) -> None:
+        """Keep in SQL how far the users' devices have acknowledged. Raises StoreUnavailable, DatabaseUnavailable."""
+        answers = self._store.call_all([inbox.state_command(user_id) for user_id in user_ids])
+        rows = []
+        for user_id, answer in zip(user_ids, answers, strict=True):
+            epoch, devices = inbox.parse_state(answer)
+            rows += [positions.Position(user_id, d, epoch or "", s.acknowledged, s.seen) for d, s in devices.items()]
+        if rows:
+            offload(self._database, self._write_positions, rows)
+
     def forget(self, user_id: int, device: str) -> None:
         """Let a device count no more. Raises StoreUnavailable, DatabaseUnavailable; repeating is safe."""
         self._store.call(inbox.forget_command(user_id, device))
@@ -70,6 +93,10 @@ class Devices:
     def _load_session_id(self, user_id: int, device: str) -> str | None:
         with self._database.reading() as connection:
             return sessions.load_session_id(connection, user_id, device)
+
+    def _write_positions(self, rows: list[positions.Position]) -> None:
+        with self._database.writing() as connection:
+            positions.checkpoint(connection, rows)
 
     def _forget_position(self, user_id: int, device: str) -> None:
         with self._database.writing() as connection:

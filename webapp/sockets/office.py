@@ -14,7 +14,7 @@ from typing import cast
 import gevent
 import structlog
 
-from models import messages, positions, users
+from models import messages, users
 from models.database import Database
 from models.errors import DatabaseUnavailable, ModelError, StoreUnavailable
 from models.store import bus, chatlog, inbox, presence, sessions
@@ -470,15 +470,7 @@ class SocketOffice:
         if not users:
             return
         try:
-            answers = self._store.call_all([inbox.state_command(user_id) for user_id in users])
-            rows = []
-            for user_id, answer in zip(users, answers, strict=True):
-                epoch, devices = inbox.parse_state(answer)
-                rows += [
-                    positions.Position(user_id, d, epoch or "", s.acknowledged, s.seen) for d, s in devices.items()
-                ]
-            if rows:
-                offload(self._database, self._write_positions, rows)
+            self._devices.checkpoint(users)
         except (StoreUnavailable, DatabaseUnavailable) as error:
             self._unchecked.update(users)
             log.warning("checkpoint_failed", error=str(error))
@@ -486,10 +478,6 @@ class SocketOffice:
     def _checkpoint_soon(self, user_id: int) -> None:
         """That there is a new device must survive the loss of Redis's data."""
         self._unchecked.add(user_id)
-
-    def _write_positions(self, rows: list[positions.Position]) -> None:
-        with self._database.writing() as connection:
-            positions.checkpoint(connection, rows)
 
     def _renew_presence(self) -> None:
         users = self._registry.user_ids()
