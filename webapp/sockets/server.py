@@ -42,28 +42,33 @@ class Server(simple_websocket.Server):  # type: ignore[misc]  # the library is u
             raise NotAHandshake
         if self.environ.get("HTTP_SEC_WEBSOCKET_VERSION") != VERSION:
             raise ApiError("upgrade_required")
-        self.sock.sendall(
+        # Written together with the first frame: one by one they cost a twentieth of a connect more.
+        self._unsent = (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept_key(key).encode()
         )
         self.connected = True
 
     def send(self, data: str | bytes) -> None:
-        self.sock.sendall(encode_frame(data.encode() if isinstance(data, str) else data))
+        self._write(encode_frame(data.encode() if isinstance(data, str) else data))
 
     def close(self, reason: int | None = None, message: str | None = None) -> None:
         """Send a close frame, unless the socket was taken over or is closed already."""
         if self.connected:
             self.connected = False
             try:
-                self.sock.sendall(encode_close(reason, message or ""))
+                self._write(encode_close(reason, message or ""))
             except OSError:
                 pass  # the peer has left; there is nobody to tell
+
+    def _write(self, data: bytes) -> None:
+        unsent, self._unsent = self._unsent, b""
+        self.sock.sendall(unsent + data)
 
     def take_over(self) -> Transport:
         """Give the socket away: from now on it is the transport's, and the request may end."""
         self.connected = False
-        return Transport.of(self.sock, self._max_unsent_bytes)
+        return Transport.of(self.sock, self._max_unsent_bytes, self._unsent)
 
 
 class NotAHandshake(BadRequest):

@@ -12,6 +12,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -25,9 +26,13 @@ _READ, _WRITE = 1, 2  # gevent's event masks
 
 
 class Transport:
-    """A connected TCP socket, ours from now on. `on_bytes(data)` gets what arrives, `on_closed()` is called once."""
+    """A connected TCP socket, ours from now on. `on_bytes(data)` gets what arrives, `on_closed()` is called once.
+
+    handshake: what is still to be written before anything else; it goes out with the first write, or alone before the end
+    """
 
     __slots__ = (
+        "_handshake",
         "_max_unsent_bytes",
         "_on_bytes",
         "_on_closed",
@@ -39,11 +44,12 @@ class Transport:
         "unsent_bytes",
     )
 
-    def __init__(self, fileno: int, max_unsent_bytes: int) -> None:
+    def __init__(self, fileno: int, max_unsent_bytes: int, handshake: bytes = b"") -> None:
         self._socket: _socket.socket | None = _socket.socket(fileno=fileno)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._max_unsent_bytes = max_unsent_bytes
+        self._handshake = handshake
         self._unsent: deque[bytes] = deque()  # whole writes, but for the first, which may be partly sent
         self.unsent_bytes = 0
         self._writer: Any = None
@@ -53,9 +59,9 @@ class Transport:
         self.is_closing = False
 
     @classmethod
-    def of(cls, handed_over: Any, max_unsent_bytes: int) -> Transport:
+    def of(cls, handed_over: Any, max_unsent_bytes: int, handshake: bytes = b"") -> Transport:
         """Take a socket over from the web server, which will close its own descriptor of it."""
-        return cls(os.dup(handed_over.fileno()), max_unsent_bytes)
+        return cls(os.dup(handed_over.fileno()), max_unsent_bytes, handshake)
 
     def start(self, on_bytes: Callable[[bytes], None], on_closed: Callable[[], None]) -> None:
         if self._socket is None:
@@ -78,6 +84,8 @@ class Transport:
         """Send bytes, or queue what the socket does not take. False: closed, or its buffer is full and nothing was queued."""
         if self._socket is None or self.is_closing:
             return False
+        if self._handshake:
+            data, self._handshake = self._handshake + data, b""
         if not self._unsent:
             try:
                 sent = self._socket.send(data)
@@ -118,6 +126,9 @@ class Transport:
                 watcher.stop()
                 watcher.close()
         self._reader = self._writer = None
+        if self._handshake:
+            with suppress(OSError):
+                self._socket.send(self._handshake)
         self._socket.close()
         self._socket = None
         self._unsent.clear()
