@@ -6,6 +6,7 @@ session outlives the statement it was opened for (a websocket lives for days, st
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from sqlalchemy.types import TypeEngine
 from models.errors import DatabaseUnavailable
 
 _BUSY_TIMEOUT_MS = 1_000
-_LOCK_POLL_MS = 2
+_LOCK_POLL_MS = 1
 _EVERYWHERE = {"hide_parameters": True}  # an error's text goes to the log, and parameters hold what people write (G8)
 # The last one ends the transaction of a process that was stopped in the middle of it, and frees what it has locked.
 _POSTGRESQL_OPTIONS = "-c statement_timeout=1000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=2000"
@@ -67,7 +68,11 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # SQLite's connections are in that state already (`prepare_engine`), and to be put into it each time would cost a
+        # statement before and one after each look.
+        self._reader = engine.execution_options(
+            **({"hongyan_reads": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
+        )
         self._writer = engine.execution_options(hongyan_writes=True)
 
     @contextmanager
@@ -136,8 +141,11 @@ def prepare_engine(engine: Engine) -> None:
         options = connection.get_execution_options()
         if options.get("hongyan_writes"):
             _take_write_lock(connection)
-        elif options.get("isolation_level") != "AUTOCOMMIT":
+        elif not options.get("hongyan_reads"):
             connection.exec_driver_sql("BEGIN")
+
+
+_BEGIN = "BEGIN IMMEDIATE"
 
 
 def _take_write_lock(connection: Connection) -> None:
@@ -152,13 +160,12 @@ def _take_write_lock(connection: Connection) -> None:
     try:
         while True:
             try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            except OperationalError as error:
-                is_busy = getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY")
-                if not is_busy or time.monotonic() >= deadline:
-                    raise
-            else:
+                driver.execute(_BEGIN).close()
                 return
+            except sqlite3.Error as error:
+                if not getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY") or time.monotonic() >= deadline:
+                    connection.exec_driver_sql(_BEGIN)  # so that SQLAlchemy's error is raised
+                    return
     finally:
         driver.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").close()
 
