@@ -53,8 +53,15 @@ class Applier:
         self._database = database
         self._client = client
 
-    def apply(self, decided: Mapping[int, Sequence[Outcome]], keep_leases: Callable[[], None]) -> News:
+    def apply(
+        self,
+        decided: Mapping[int, Sequence[Outcome]],
+        keep_leases: Callable[[], None],
+        together_with: Sequence[Command] = (),
+    ) -> News:
         """Write logs and inboxes, and give the news. `keep_leases` is called between round trips.
+
+        together_with: what else Redis is to be told, which goes out with the first of them
 
         Raises StoreUnavailable, DatabaseUnavailable: some of it may be written; repeating is safe.
         """
@@ -65,7 +72,7 @@ class Applier:
             for outcome in _each_once(outcomes):
                 _spread(shard, outcome, written)
         # Before the inbox entries that refer to them, in the same round trip.
-        first = self._group_log_commands(decided)
+        first = [*together_with, *self._group_log_commands(decided)]
         todo = list(written.items())
         for start in range(0, max(len(todo), 1), _CHUNK):
             chunk = todo[start : start + _CHUNK]

@@ -32,6 +32,7 @@ log = structlog.get_logger()
 _MAX_FAILURES = 3
 _NO_FENCE = 0  # older than every fence: nothing can be committed under it
 _MAX_NOTICES_SWEPT = 500
+_UNPOPPED_SECONDS = 0.02  # for which what is settled waits for a batch to be popped with
 # A process decides some thousand requests a second. Where there is more to do, batches grow, and so does the time each takes.
 _SLOW_BATCH_SECONDS = 0.025
 _SLOW_BATCH_CPU_SHARE = (
@@ -73,7 +74,7 @@ class Drain:
         self._token = ""
         self._fences: dict[int, int] = {}  # shard -> our fence, for the shards whose lease is ours
         self._renew_at = 0.0
-        self._pops: list[Command] = []  # of what is settled: they go out with the next look
+        self._settled: Counter[int] = Counter()  # shard -> how many at its list's head are settled, but not popped yet
         self._doorbell = outbox.Doorbell(client)
         self.has_successor = False  # whether the last run has rung for one
         self._slow_batches = 0  # in a row
@@ -90,8 +91,9 @@ class Drain:
         does, and where there is more to do than one can. Returns {decided, refused, batches}. Raises StoreUnavailable,
         DatabaseUnavailable: what was not popped stays.
         """
-        self._token, self._fences, self._pops, self._counts = uuid.uuid4().hex, {}, [], Counter()
+        self._token, self._fences, self._counts = uuid.uuid4().hex, {}, Counter()
         self.has_successor = False
+        self._settled.clear()
         self._slow_batches, self._has_called, self._given = 0, False, set()
         self._decider.forget_order()
         leave_at = time.monotonic() + self._settings.drain_max_seconds
@@ -113,9 +115,7 @@ class Drain:
                     ring()
                 if not batch:
                     self._slow_batches = 0
-                    # What was given away and not taken must be looked at once more.
-                    patience = _GIVEN_SECONDS if self._given else self._settings.drain_linger_seconds
-                    if not self._doorbell.wait(min(left, patience)) and not self._given:
+                    if not self._wait(left):
                         break
                 batch = self._read()
         finally:
@@ -124,6 +124,16 @@ class Drain:
         if counts["batches"]:
             log.info("drain_left", **counts)
         return counts
+
+    def _wait(self, left: float) -> bool:
+        """Wait for something to do, at most so many seconds. False: there is nothing."""
+        if self._settled:
+            if self._doorbell.wait(min(left, _UNPOPPED_SECONDS)):
+                return True
+            run(self._client, self._pops())
+        # What was given away and not taken must be looked at once more.
+        patience = _GIVEN_SECONDS if self._given else self._settings.drain_linger_seconds
+        return self._doorbell.wait(min(left, patience)) or bool(self._given)
 
     def is_needed(self) -> bool:
         """Return whether something waits and nobody is there. A drain that has left asks: it may have missed a ring."""
@@ -157,10 +167,16 @@ class Drain:
         return self._read()  # an entry was buried: look at what stood behind it
 
     def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:
-        """Pop what is settled, and look at what stands behind it and elsewhere."""
+        """Look at what stands behind what is settled, and elsewhere."""
         others = [shard for shard in self._shards if shard not in self._fences]
-        pops, self._pops = self._pops, []
-        return outbox.look(self._client, pops, list(self._fences), others, self._settings.drain_batch_requests)
+        held = {shard: self._settled[shard] for shard in self._fences}
+        return outbox.look(self._client, held, others, self._settings.drain_batch_requests)
+
+    def _pops(self) -> list[Command]:
+        """Give the commands that remove what is settled, which is forgotten."""
+        pops = [outbox.pop_command(shard, self._token, count) for shard, count in self._settled.items() if count]
+        self._settled.clear()
+        return pops
 
     def _decode(self, shard: int, raw: list[bytes]) -> Head:
         requests = []
@@ -217,8 +233,7 @@ class Drain:
     def _give(self, shards: Sequence[int]) -> None:
         log.info("shards_given", shards=shards)
         self._slow_batches, self._given, self._given_until = 0, set(shards), time.monotonic() + _GIVEN_SECONDS
-        pops, self._pops = self._pops, []
-        run(self._client, pops)  # while they are ours
+        run(self._client, self._pops())  # while they are ours
         for shard in shards:
             del self._fences[shard]
         self._doorbell.drop(shards)
@@ -228,13 +243,14 @@ class Drain:
         for shard in lost:
             log.warning("shard_lost", shard=shard)
             self._fences.pop(shard, None)
+            self._settled.pop(shard, None)
             self._doorbell.drop([shard])
             self._decider.forget_order()
 
     def _leave(self) -> None:
         """Be deaf before the leases are free: who rings from then on rings for others, and they are told when they are."""
         held, self._fences = list(self._fences), {}
-        pops, self._pops = self._pops, []
+        pops = self._pops()
         self._doorbell.close()
         run(self._client, pops)
         if held:
@@ -269,10 +285,11 @@ class Drain:
         facts = self._decider.gather([request for head in whole.values() for request in head.requests])
         batch = self._bound_deliveries(whole, facts)
         decided = self._decider.decide({s: head.requests for s, head in batch.items()}, self._fences, facts)
-        news = self._applier.apply(decided, self._keep_leases)
-        # Apart from the pops, which Redis answers when they are on the disk: nobody should wait for that.
+        news = self._applier.apply(decided, self._keep_leases, self._pops())
         run(self._client, news.commands())
-        self._pops += [outbox.pop_command(shard, self._token, len(head.raw)) for shard, head in batch.items()]
+        # Popped with what the next batch writes: each write that Redis is asked for alone has it sync the disk once more.
+        # Not of a shard that was lost meanwhile: what its list begins with now, nobody may have settled.
+        self._settled.update({shard: len(head.raw) for shard, head in batch.items() if shard in self._fences})
         self._count([outcome for outcomes in decided.values() for outcome in outcomes], started)
         return batch == whole
 
@@ -321,9 +338,8 @@ class Drain:
 
     def _bury(self, shard: int, entry: bytes, news: News | None = None) -> None:
         published = news.commands() if news else []
-        pops, self._pops = self._pops, []
         buried = outbox.bury_command(shard, entry)
-        run(self._client, [*pops, buried, *published, outbox.pop_command(shard, self._token, 1)])
+        run(self._client, [*self._pops(), buried, *published, outbox.pop_command(shard, self._token, 1)])
 
     def _count(self, outcomes: Sequence[Outcome], started: float) -> None:
         refused = sum(outcome.code is not None for outcome in outcomes)

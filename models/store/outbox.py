@@ -57,14 +57,14 @@ def needs_bell(client: Client, shards: Sequence[int]) -> bool:
 
 
 def look(
-    client: Client, pops: Sequence[Command], held: Sequence[int], others: Sequence[int], most: int
+    client: Client, held: Mapping[int, int], others: Sequence[int], most: int
 ) -> tuple[dict[int, list[bytes]], list[int]]:
-    """Do the pops, then return the oldest entries of the shards we hold, `most` per shard, and which of the others have any.
+    """Return the oldest entries of the shards we hold, `most` per shard, and which of the others have any. Removes nothing.
 
-    Nothing else is removed.
+    held: how many at the head of each list to pass over
     """
-    heads = [("LRANGE", keys.outbox(shard), 0, most - 1) for shard in held]
-    answers = run(client, [*pops, *heads, *(("LLEN", keys.outbox(shard)) for shard in others)])[len(pops) :]
+    heads = [("LRANGE", keys.outbox(shard), first, first + most - 1) for shard, first in held.items()]
+    answers = run(client, [*heads, *(("LLEN", keys.outbox(shard)) for shard in others)])
     waiting = [shard for shard, count in zip(others, answers[len(held) :], strict=True) if count]
     return dict(zip(held, answers, strict=False)), waiting
 
