@@ -10,10 +10,15 @@ import hashlib
 from models.store import keys
 from models.store.connection import SCRIPTS, Command
 
+_BRIEF_MS = 10_000
+
 
 def count_command(name: str, *, window_ms: int, most: int) -> Command:
-    """Count a hit. The answer: 0 where the window holds no more than `most`, else the ms until it is over."""
-    return SCRIPTS["count"].call([keys.counter(name)], [window_ms, most])
+    """Count a hit. The answer: 0 where the window holds no more than `most`, else the ms until it is over.
+
+    The count of a window of some seconds begins anew where Redis restarts: to keep it, each send would wait for the disk.
+    """
+    return SCRIPTS["count"].call([keys.counter(name)], [window_ms, most, int(window_ms > _BRIEF_MS)])
 
 
 def locked_command(name: str, *, window_ms: int, most: int) -> Command:

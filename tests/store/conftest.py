@@ -54,3 +54,31 @@ def client(redis_url: str) -> Iterator[Client]:
 def user_id() -> int:
     """A user of whom no other test knows."""
     return next(_ids)
+
+
+@pytest.fixture
+def keeping(tmp_path: Path) -> Iterator[Client]:
+    """A client of a Redis with an append-only file, which was started just now."""
+    socket = Path("/tmp") / f"hy-aof-{id(tmp_path):x}.sock"  # a socket's path must be short
+    arguments = [
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+        "--save",
+        "",
+        "--appendonly",
+        "yes",
+        "--dir",
+        str(tmp_path),
+    ]
+    server = subprocess.Popen([redis_server_binary(), *arguments], stdout=subprocess.DEVNULL)
+    client = connect(f"unix://{socket}?db=0")
+    try:
+        assert wait_until(lambda: _answers(client), 10.0)
+        yield client
+    finally:
+        client.close()
+        server.terminate()
+        server.wait(10)
+        socket.unlink(missing_ok=True)

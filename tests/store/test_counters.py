@@ -45,6 +45,19 @@ def test_hits_add_up_in_a_window_that_the_first_one_opens(client: Client, name: 
     assert 0 < client.pttl(keys.counter(name)) <= _WINDOW_MS
 
 
+@pytest.mark.parametrize(("window_ms", "is_kept"), [(1_000, False), (10_000, False), (60_000, True)])
+def test_only_a_long_window_outlives_a_restart(keeping: Client, name: str, window_ms: int, is_kept: bool) -> None:
+    """A brief one's hits are counted without the append-only file, which each of them would have to wait for."""
+    _hit(keeping, name, window_ms=window_ms)  # the script itself stands in the file from its first use on
+    before = keeping.info("persistence")["aof_current_size"]
+
+    for _ in range(20):
+        _hit(keeping, name, window_ms=window_ms, most=100)
+
+    assert keeping.get(keys.counter(name)) == b"21"
+    assert (keeping.info("persistence")["aof_current_size"] > before) is is_kept
+
+
 def test_a_window_ends(client: Client, name: str) -> None:
     """Then counting starts again at one."""
     assert _hit(client, name, window_ms=50, most=1) == 0

@@ -2,55 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-from redis.exceptions import RedisError
-
-from embedded_redis import redis_server_binary
 from models.store import upkeep
-from models.store.connection import Client, connect
+from models.store.connection import Client
 from tests.support.instance import wait_until
 
 _SLACK_BYTES = 200_000
-
-
-@pytest.fixture
-def keeping(tmp_path: Path) -> Iterator[Client]:
-    """A client of a Redis with an append-only file, which was started just now."""
-    socket = Path("/tmp") / f"hy-aof-{id(tmp_path):x}.sock"  # a socket's path must be short
-    arguments = [
-        "--port",
-        "0",
-        "--unixsocket",
-        str(socket),
-        "--save",
-        "",
-        "--appendonly",
-        "yes",
-        "--dir",
-        str(tmp_path),
-    ]
-    server = subprocess.Popen([redis_server_binary(), *arguments], stdout=subprocess.DEVNULL)
-    client = connect(f"unix://{socket}?db=0")
-    try:
-        assert wait_until(lambda: _is_up(client), 10.0)
-        yield client
-    finally:
-        client.close()
-        server.terminate()
-        server.wait(10)
-        socket.unlink(missing_ok=True)
-
-
-def _is_up(client: Client) -> bool:
-    try:
-        return bool(client.ping())
-    except RedisError:
-        return False
 
 
 def _file(client: Client) -> dict[str, Any]:
