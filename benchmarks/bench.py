@@ -198,13 +198,14 @@ class OwnBench(Bench):
             found = {one["id"] for one in self.call(owner, "GET", "/api/chat/grouplist/1?limit=50")} - known
             if len(found) != 1:
                 raise SetUpFailed(f"{len(found)} new groups after making one")
-            self.kept[key] = group_id = found.pop()
+            group_id = found.pop()
             self.call_all(
                 [
                     (user_id, "POST", "/api/chat/groupInviteUser", {"group_id": group_id, "user_id": user_id})
                     for user_id in members[2:]
                 ]
             )
+            self.kept[key] = group_id  # only now: what fails on the way leaves no half a group to the next round
         return int(self.kept[key])
 
 

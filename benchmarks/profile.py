@@ -44,11 +44,14 @@ PARTS: Mapping[str, Sequence[tuple[str, Sequence[str]]]] = {
     "web": (
         ("the view: token, session, rate, validation, waits", ("post_message ",)),
         ("Flask and Werkzeug", ("Flask.wsgi_app ", "Repeaters.__call__ ")),
-        ("writing answers", ("OneWriteResponse._emit_body ", "OneWriteResponse._flush ")),
-        ("gunicorn", ("gunicorn/workers/", "gunicorn/http/")),
         ("frames from sockets", ("Transport._read ",)),
         ("news: verdicts and deliveries", ("Listener._listen ",)),
         ("Redis: sessions, rates, acceptance", ("Batcher._serve ",)),
+        ("writing answers", ("SocketMixin.sendall ", "PlainRequests._encode ")),
+        (
+            "reading requests: gunicorn, or in its place",
+            ("gunicorn/workers/", "gunicorn/http/", "PlainRequests.serve "),
+        ),
         ("the event loop", ("Hub.run ",)),
     ),
     "worker": (

@@ -10,6 +10,7 @@ from benchmarks.profile import PARTS, Profile, as_table, main, sort_samples
 from benchmarks.scenarios import SCENARIOS
 
 _GUNICORN = "Worker.handle (webapp/gunicorn_conf.py:56);AsyncWorker.handle (gunicorn/workers/base_async.py:98)"
+_PLAIN = "Worker.handle (webapp/gunicorn_conf.py:56);PlainRequests.serve (webapp/plain_requests.py:98)"
 _FLASK = f"{_GUNICORN};Repeaters.__call__ (webapp/repeaters.py:90);Flask.wsgi_app (flask/app.py:1511)"
 _VIEW = f"{_FLASK};make_blueprint.<locals>.post_message (webapp/api/messages.py:91)"
 
@@ -19,6 +20,9 @@ def test_a_sample_belongs_to_the_first_part_that_knows_it() -> None:
         "web",
         [
             f"{_GUNICORN};Parser.__next__ (gunicorn/http/parser.py:119) 3",
+            f"{_PLAIN};PlainRequests._read_head (webapp/plain_requests.py:120) 4",
+            f"{_PLAIN};PlainRequests._answer (webapp/plain_requests.py:160);SocketMixin.sendall (gevent/_socketcommon.py:698) 2",
+            "Batcher._serve (models/store/batching.py:70);SocketMixin.sendall (gevent/_socketcommon.py:698) 1",
             f"{_FLASK} 5",
             f"{_VIEW};Batcher.call (models/store/batching.py:61) 7",  # what a view waits for is the view's
             "Hub.run (gevent/hub.py:647) 11",
@@ -29,12 +33,14 @@ def test_a_sample_belongs_to_the_first_part_that_knows_it() -> None:
     )
 
     assert found == {
-        "gunicorn": 3,
+        "reading requests: gunicorn, or in its place": 7,
         "Flask and Werkzeug": 5,
         "the view: token, session, rate, validation, waits": 7,
         "the event loop": 11,
         "frames from sockets": 13,
         "everything else": 17,
+        "writing answers": 2,
+        "Redis: sessions, rates, acceptance": 1,
     }
 
 
@@ -51,13 +57,13 @@ def test_the_parts_of_a_kind_add_up_to_its_cost() -> None:
 
 
 def test_the_table_names_the_builds_and_leaves_out_what_nobody_has() -> None:
-    samples = {"web": Counter({"gunicorn": 1, "the event loop": 3}), "worker": Counter({"news": 2})}
+    samples = {"web": Counter({"writing answers": 1, "the event loop": 3}), "worker": Counter({"news": 2})}
     one = Profile({"web": 0.4, "worker": 0.2}, samples)
 
     table = as_table(SCENARIOS[0], {"base": one, "ours": one}, {"base": "abc", "ours": "def"})
 
     assert table.splitlines()[0].count("CPU-ms a message, abc") == table.splitlines()[0].count("share, def") == 1
-    assert "| gunicorn | 25% | 0.100 | 25% | 0.100 |" in table
+    assert "| writing answers | 25% | 0.100 | 25% | 0.100 |" in table
     assert "frames from sockets" not in table
 
 
