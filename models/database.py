@@ -6,6 +6,9 @@ session outlives the statement it was opened for (a websocket lives for days, st
 
 from __future__ import annotations
 
+import fcntl
+import os
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +46,7 @@ from models.errors import DatabaseUnavailable
 
 _BUSY_TIMEOUT_MS = 1_000
 _LOCK_POLL_MS = 1
+_BEGIN = "BEGIN IMMEDIATE"
 _EVERYWHERE = {"hide_parameters": True}  # an error's text goes to the log, and parameters hold what people write (G8)
 # The last one ends the transaction of a process that was stopped in the middle of it, and frees what it has locked.
 _POSTGRESQL_OPTIONS = "-c statement_timeout=1000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=2000"
@@ -124,6 +128,8 @@ def prepare_engine(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
 
+    turnstile = _Turnstile(engine.url.database)
+
     @event.listens_for(engine, "connect")
     def _on_connect(dbapi_connection: Any, _record: Any) -> None:
         # The driver's own transaction handling begins too late and never IMMEDIATE, so we begin ourselves.
@@ -140,21 +146,48 @@ def prepare_engine(engine: Engine) -> None:
     def _on_begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if options.get("hongyan_writes"):
-            _take_write_lock(connection)
+            _take_write_lock(connection, turnstile)
         elif not options.get("hongyan_reads"):
             connection.exec_driver_sql("BEGIN")
 
 
-_BEGIN = "BEGIN IMMEDIATE"
+class _Turnstile:
+    """Where processes that wait for SQLite's write lock stand, one at a time, those who come later behind him.
+
+    Without it whoever writes one transaction after the other takes the lock again before anybody else has asked.
+    """
+
+    def __init__(self, database: str | None) -> None:
+        self._path = f"{database}-turn" if database and database != ":memory:" else None
+        self._descriptor: int | None = None
+
+    def enter(self) -> bool:
+        """Return whether it is free, and ours now. It is left by `leave`, and by the end of the process."""
+        if self._path is None:
+            return True
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def leave(self) -> None:
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
-def _take_write_lock(connection: Connection) -> None:
+def _take_write_lock(connection: Connection, turnstile: _Turnstile) -> None:
     """Begin as SQLite's only writer. Raises OperationalError: others were for a second.
 
     Taking the lock first avoids the upgrade deadlock that SQLite answers with "locked" at once. Left to itself SQLite asks
-    every 100 ms after a while: among processes that write one transaction after the other that is hardly ever a good moment.
+    every 100 ms after a while, which is hardly ever a good moment.
     """
     deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while not turnstile.enter() and time.monotonic() < deadline:
+        # A pause of the thread itself: in a web process `time.sleep` is gevent's, which would make the thread a hub.
+        signal.sigtimedwait((), _LOCK_POLL_MS / 1000)
     driver: Any = connection.connection.driver_connection
     driver.execute(f"PRAGMA busy_timeout={_LOCK_POLL_MS}").close()
     try:
@@ -167,6 +200,7 @@ def _take_write_lock(connection: Connection) -> None:
                     connection.exec_driver_sql(_BEGIN)  # so that SQLAlchemy's error is raised
                     return
     finally:
+        turnstile.leave()
         driver.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from models.database import Database, _take_write_lock, open_database
+from models.database import Database, _take_write_lock, _Turnstile, open_database
 from models.errors import DatabaseUnavailable
 
 _WRITERS = 3
@@ -71,7 +71,7 @@ def test_what_is_no_lock_is_told_at_once(database: Database) -> None:
     """Asking again for a second would only burn the processor."""
     started = time.monotonic()
     with pytest.raises(DatabaseUnavailable, match="within a transaction"), database.writing() as connection:
-        _take_write_lock(connection)
+        _take_write_lock(connection, _Turnstile(None))
     assert time.monotonic() - started < 0.5
 
 
