@@ -38,6 +38,10 @@ class _Request(Request):
     def args(self) -> MultiDict[str, str]:
         return super().args if self.query_string else _NO_ARGUMENTS
 
+    @property
+    def is_json(self) -> bool:
+        return self.environ.get("CONTENT_TYPE") == "application/json" or super().is_json
+
     @cached_property
     def stream(self) -> IO[bytes]:
         stream: IO[bytes] = self.environ["wsgi.input"]  # which ends where the body does: `webapp/arriving.py`
@@ -78,7 +82,9 @@ class Application(Flask):
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        if request is None or "HTTP_UPGRADE" in request.environ:
+        if request is None:
+            return None  # of an application that knows no name of its own (`SERVER_NAME`)
+        if "HTTP_UPGRADE" in request.environ:
             return super().create_url_adapter(request)  # which knows a websocket's request when it sees one
         environ = request.environ
         method, scheme = environ["REQUEST_METHOD"], environ["wsgi.url_scheme"]

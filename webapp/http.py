@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Request, Response, request
+from werkzeug.datastructures import Headers
 
 from schemas import envelope
 from schemas.params import Fault, InvalidParams, Params
@@ -43,15 +44,33 @@ def read_params(schema: Params) -> dict[str, Any]:
 
 
 class JsonResponse(Response):
-    """A response whose body is there: nothing of what Werkzeug works out for streams and redirects before it is sent."""
+    """A response whose body is there: nothing of what Werkzeug works out for streams and redirects before it is sent.
 
-    default_mimetype = "application/json"
+    It depends on who asks (`Vary`): answers to pages of other origins name the origin (`webapp/origins.py`).
+    """
+
+    response: list[bytes]
+
+    def __init__(self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        # Not its parent's: that finds out what is known here, and goes through all headers to set one.
+        self.headers = Headers()
+        self.headers._list = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Vary", "Origin"),
+        ]
+        if headers:
+            self.headers.update(headers)
+        self.status_code = status
+        self.response = [body]
+        self.direct_passthrough = False
+        self._on_close = []
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
-        return (self.get_data(),)
+        return (self.response[0],)
 
 
 def answer(body: bytes, status: int = 200) -> Response:

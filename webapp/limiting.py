@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import gevent
@@ -128,7 +129,14 @@ class SendCount:
 
 
 def _count_command(item: limits.RateLimitItem, what: str, who: str) -> Command:
-    return counters.count_command(item.key_for(what, who), window_ms=item.get_expiry() * 1000, most=item.amount)
+    key, window_ms = _key_of(item, what)
+    return counters.count_command(key.format(who), window_ms=window_ms, most=item.amount)
+
+
+@cache
+def _key_of(item: limits.RateLimitItem, what: str) -> tuple[str, int]:
+    """Return the name of a counter, with {} for whose it is, and the window in ms: the library puts them together each time."""
+    return item.key_for(what, "{}"), item.get_expiry() * 1000
 
 
 def _refusal(code: str, seconds: float) -> ApiError:

@@ -15,7 +15,7 @@ from flask import Flask, Request, Response
 from settings import SettingsError
 from webapp.address import Proxies
 from webapp.errors import ApiError
-from webapp.http import this_request
+from webapp.http import JsonResponse, this_request
 
 log = structlog.get_logger()
 
@@ -99,10 +99,8 @@ def check_origins(app: Flask, origins: Origins) -> None:
 
     @app.after_request
     def name_reader(response: Response) -> Response:
-        if "Vary" in response.headers:
+        if not isinstance(response, JsonResponse):  # which says so from the start
             response.vary.add("Origin")
-        else:
-            response.headers["Vary"] = "Origin"  # what `vary.add` does where there is none, without parsing
         asked = this_request()
         origin = asked.environ.get("HTTP_ORIGIN")
         if origin is not None and origins.admits(asked):

@@ -1,0 +1,30 @@
+"""Ids of messages are UUIDs as the standard library makes them."""
+
+from __future__ import annotations
+
+import uuid
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.requests import _CLIENT_MESSAGE_NAMESPACE, _uuid_text, mint_id
+
+
+@given(st.binary(min_size=16, max_size=20))
+def test_random_bytes_become_a_uuid_of_version_4(data: bytes) -> None:
+    assert _uuid_text(data, 4) == str(uuid.UUID(bytes=data[:16], version=4))
+
+
+@given(st.integers(0, 2**31), st.text(min_size=1, max_size=64).filter(lambda text: text.isprintable()))
+def test_what_the_client_names_has_one_id(sender_id: int, client_msg_id: str) -> None:
+    """Kept for ever: an id that changed with a new version would make a repeat a second message."""
+    expected = str(uuid.uuid5(_CLIENT_MESSAGE_NAMESPACE, f"{sender_id}:{client_msg_id}"))
+
+    assert mint_id(sender_id, client_msg_id) == expected
+
+
+def test_what_nobody_names_has_an_id_of_its_own() -> None:
+    ids = {mint_id(1, None) for _ in range(1_000)}
+
+    assert len(ids) == 1_000
+    assert {uuid.UUID(each).version for each in ids} == {4}
