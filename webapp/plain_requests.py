@@ -1,7 +1,7 @@
 """Plain requests: what clients send all day, served without gunicorn's long way through each.
 
-Plain is a whole head of HTTP/1.1 in one piece, that names nothing twice and asks for nothing special, with a body of
-announced length or none. Whatever is not is left to gunicorn with every byte as it came, and so is the rest of its
+Plain is a whole head of HTTP/1.1 in one piece, that names nothing twice and asks for nothing special but a websocket, with
+a body of announced length or none. Whatever is not is left to gunicorn with every byte as it came, and so is the rest of its
 connection. What a plain request means, gunicorn's parser and environ decide here as well (docs/decisions/0005).
 """
 
@@ -23,7 +23,7 @@ from webapp.counts import counts
 _READ_BYTES = 8192  # a longer head is gunicorn's to bound, the rest of a longer body is read by whoever wants it
 _METHODS = {b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}
 _TARGET = re.compile(rb"(?!//)/[!\"$-~]*")  # RFC 9112 section 3.2.1, and no fragment
-_SPECIAL = {"EXPECT", "HTTP2-SETTINGS", "TRANSFER-ENCODING", "UPGRADE"}
+_SPECIAL = {"EXPECT", "HTTP2-SETTINGS", "TRANSFER-ENCODING"}
 _NO_BODY = ("1", "204", "304")  # of answers: RFC 9110 section 6.4.1
 
 _names: dict[bytes, str] = {}  # header as it was written -> in capitals; only of what passed the parser
@@ -147,7 +147,10 @@ class PlainRequests:
             environ["CONTENT_LENGTH"] = length
         if "HTTP_CONTENT_TYPE" in environ:
             environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE")
-        if environ.get("HTTP_CONNECTION", "keep-alive").lower() != "keep-alive":
+        is_upgrade = "HTTP_UPGRADE" in environ
+        if is_upgrade and environ["HTTP_UPGRADE"].lower() != "websocket":
+            return None
+        if environ.get("HTTP_CONNECTION", "keep-alive").lower() != ("upgrade" if is_upgrade else "keep-alive"):
             return None
         uri = target.decode()
         path, _, query = uri.partition("?")

@@ -158,7 +158,9 @@ def test_what_a_view_leaves_unread_is_not_the_next_request() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\r\n",
         b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         b"GET /x HTTP/1.0\r\nHost: a\r\n\r\n",
         b"HEAD /x HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -241,6 +243,20 @@ def test_a_connection_that_asks_for_nothing_is_closed() -> None:
         served.client.settimeout(5)
         assert served.client.recv(1) == b""
     assert served.left == [None]
+
+
+def test_a_websocket_is_the_applications() -> None:
+    """It takes the socket, and says so as gunicorn is told."""
+    taken = []
+
+    def take(environ: dict[str, Any], _: Any) -> Any:
+        taken.append(environ["gunicorn.socket"].fileno())
+        raise StopIteration
+
+    with _serving(take) as served:
+        assert served.ask(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n") == b""
+    assert len(taken) == 1
+    assert isinstance(served.left[0], StopIteration)
 
 
 _PATHS = st.text("/ab%41?=&;+", max_size=12).map(lambda text: "/" + text)
