@@ -77,6 +77,14 @@ MUTANTS = (
         ("tests/models", *MODEL),
     ),
     Mutant(
+        "settled-of-a-lost-shard",
+        "G1: a drain that has lost a shard pops from it as many as it had settled there before",
+        "tasks/drain.py",
+        " if shard in self._fences})",
+        "})",
+        CRASHES,
+    ),
+    Mutant(
         "pop-without-lease",
         "G1: a drain that was stopped and woken removes what others have accepted since",
         "models/store/scripts/pop.lua",

@@ -128,7 +128,7 @@ class PlainRequests:
         """Return the environ of a head; None: it is not plain, or wrong, which gunicorn has the words for."""
         try:
             parsed = gunicorn_h1c.parse_request(head, **self._limits)
-        except gunicorn_h1c.ParseError:
+        except (gunicorn_h1c.ParseError, gunicorn_h1c.IncompleteError):
             return None
         method, target = parsed["method"], parsed["path"]
         is_plain = parsed["minor_version"] == 1 and parsed["consumed"] == len(head) and head[0] != 13
