@@ -7,6 +7,7 @@ process that died has left behind is found when its lease is over.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from models.store import keys
 from models.store.connection import Command
@@ -27,6 +28,16 @@ def withdraw_command(user_id: int) -> Command:
 def renew_command(user_ids: Sequence[int], now_ms: int) -> Command:
     """Renew the leases of users who are here, also of those whom Redis has lost."""
     return ("ZADD", keys.ANNOUNCED, *(value for user_id in user_ids for value in (now_ms + LEASE_MS, user_id)))
+
+
+def leave_command(user_id: int, now_ms: int) -> Command:
+    """Note when a user has closed his last connection to a process, if he was online: `left_after` tells it to the others."""
+    return ("ZADD", keys.ANNOUNCED, "XX", now_ms + LEASE_MS, user_id)
+
+
+def left_after(score: Any, ms: int) -> bool:
+    """Say whether some process had a user after that moment. score: his in the answer to `find_command`"""
+    return score is not None and float(score) - LEASE_MS > ms
 
 
 def find_command(user_ids: Sequence[int]) -> Command:

@@ -402,6 +402,20 @@ def test_friends_are_told_who_comes_and_goes(instance: Instance) -> None:
             assert client.zscore(keys.ANNOUNCED, str(friend)) is None
 
 
+def test_who_is_away_for_a_moment_now_and_then_is_not_told_as_gone(instance: Instance) -> None:
+    """Neither by the process that he left two seconds ago, while others have had him since."""
+    watcher, friend = add_friends(instance)
+    with open_socket(instance, watcher, 2) as watching:
+        with open_socket(instance, friend, 2):
+            _wait_for(watching, "presence", user_id=friend, online=True)
+        for pause in (0.4, 1.2) * 4:
+            time.sleep(pause)
+            with open_socket(instance, friend, 2):
+                time.sleep(1.2)
+
+        assert len(_signals(watching, "presence", user_id=friend)) == 1
+
+
 def test_a_reconnect_is_not_told(instance: Instance) -> None:
     """Who is back within two seconds was never gone, whichever process has him now."""
     watcher, friend = add_friends(instance)

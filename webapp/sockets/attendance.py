@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 _TURN_SECONDS = 1.0
 _GONE_SECONDS = 2.0  # a client that reconnects is back by then, and nobody needs to know
+_CLOCK_SECONDS = 0.2  # by which two clocks of one machine may disagree on how long that is
 _RENEW_SECONDS = 30.0
 _OVERDUE_SECONDS = 10.0
 _PER_TRIP = 500
@@ -61,6 +62,7 @@ class Attendance:
     def closed(self, connection: Connection) -> None:
         if not self._registry.of_user(connection.user_id):
             self._left[connection.user_id] = time.monotonic()
+            self._store.tell(attendance.leave_command(connection.user_id, now_ms()))
 
     def _turn_for_ever(self) -> None:
         renewed_at = looked_at = time.monotonic()
@@ -117,11 +119,22 @@ class Attendance:
 
     def _withdraw(self) -> None:
         """Find who has no connection anywhere any more."""
-        long_ago = time.monotonic() - _GONE_SECONDS
+        now = time.monotonic()
+        long_ago = now - _GONE_SECONDS
         due = [user_id for user_id, since in self._left.items() if since <= long_ago]
         for some in _chunks(due):
-            places = self._store.call_all([presence.find_all_command(user_id) for user_id in some])
-            gone = [user_id for user_id, found in zip(some, places, strict=True) if not found]
+            *places, scores = self._store.call_all(
+                [*(presence.find_all_command(user_id) for user_id in some), attendance.find_command(some)]
+            )
+            latest = now_ms() - int((_GONE_SECONDS - _CLOCK_SECONDS) * 1000)
+            gone = []
+            for user_id, found, score in zip(some, places, scores, strict=True):
+                if found:
+                    continue
+                if attendance.left_after(score, latest):
+                    self._left[user_id] = now  # another process had him since he left here
+                else:
+                    gone.append(user_id)
             # Asked again afterwards: he may have come back in between, to a process that found him announced.
             commands = [
                 command
