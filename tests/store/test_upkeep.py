@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.store import upkeep
-from models.store.connection import Client
+from models.store.connection import Client, run
 from tests.support.instance import wait_until
 
 _SLACK_BYTES = 200_000
@@ -19,8 +19,7 @@ def _file(client: Client) -> dict[str, Any]:
 def test_a_long_file_of_few_data_is_rewritten(keeping: Client) -> None:
     """Then it is short, and nothing is due; the data are still there."""
     assert not upkeep.compact(keeping, _SLACK_BYTES)
-    for number in range(1_000):
-        keeping.set("overwritten", f"{number} " + "x" * 1_000)
+    run(keeping, [("SET", "overwritten", f"{number} " + "x" * 1_000) for number in range(1_000)])
     assert _file(keeping)["aof_current_size"] > 5 * _SLACK_BYTES
 
     assert upkeep.compact(keeping, _SLACK_BYTES)
@@ -33,8 +32,7 @@ def test_a_long_file_of_few_data_is_rewritten(keeping: Client) -> None:
 
 def test_a_long_file_of_many_data_stays(keeping: Client) -> None:
     """Writing it again would save nothing."""
-    for number in range(300):
-        keeping.set(f"kept {number}", "x" * 1_000)
+    run(keeping, [("SET", f"kept {number}", "x" * 1_000) for number in range(300)])
     assert _file(keeping)["aof_current_size"] > _SLACK_BYTES
 
     assert not upkeep.compact(keeping, _SLACK_BYTES)
