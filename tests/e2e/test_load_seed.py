@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from models.store import keys
-from tests.support.instance import Instance
+from tests.conftest import InstanceFactory
 
 
-def test_a_seeded_user_has_a_device_that_counts(instance: Instance) -> None:
+def test_a_seeded_user_has_a_device_that_counts(fresh_instance: InstanceFactory) -> None:
     """As after a login: what comes before he connects waits for it, and his connecting has nothing to open."""
-    never_connected = max(instance.tokens)
+    instance = fresh_instance()
+    instance.seed(4, 0)
     with instance.redis() as client:
-        state = client.hgetall(keys.cursor(never_connected))
+        state = client.hgetall(keys.cursor(4))
 
     assert {"epoch", "d:default", "n:default"} <= {str(name) for name in state}
