@@ -189,8 +189,8 @@ def _take_write_lock(connection: Connection, turnstile: _Turnstile) -> None:
         # A pause of the thread itself: in a web process `time.sleep` is gevent's, which would make the thread a hub.
         signal.sigtimedwait((), _LOCK_POLL_MS / 1000)
     driver: Any = connection.connection.driver_connection
-    driver.execute(f"PRAGMA busy_timeout={_LOCK_POLL_MS}").close()
     try:
+        driver.execute(f"PRAGMA busy_timeout={_LOCK_POLL_MS}").close()
         while True:
             try:
                 driver.execute(_BEGIN).close()

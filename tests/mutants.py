@@ -54,9 +54,9 @@ MUTANTS = (
     Mutant(
         "accepted-before-durable",
         "G1: a send is answered before Redis has it",
-        "webapp/services.py",
-        "        self._batcher.call(request)\n",
-        "        self._batcher.submit(request, lambda *_: None)\n",
+        "webapp/sockets/registry.py",
+        "        self._acceptance.get()\n",
+        "",
         ("tests/e2e/test_sending.py::test_nothing_is_accepted_that_redis_has_not_confirmed",),
     ),
     Mutant(

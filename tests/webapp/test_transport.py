@@ -271,3 +271,27 @@ def test_a_write_to_a_peer_that_is_gone_says_false(pair: Connect) -> None:
 def test_a_replay_pauses_before_the_buffer_is_full(pair: Connect, max_unsent: int, pause_above: int) -> None:
     """There is always room for another page, however small the buffer is."""
     assert pair(max_unsent).transport.replay_unsent_bytes == pause_above
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    peer = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    listener.close()
+    return ours, peer
+
+
+@pytest.mark.parametrize(("written", "expected"), [(b"first", b"handshakefirst"), (None, b"handshake")])
+def test_a_handshake_goes_out_with_the_first_write_or_alone_before_the_end(
+    written: bytes | None, expected: bytes
+) -> None:
+    ours, peer = _tcp_pair()
+    transport = Transport.of(ours, _MAX_UNSENT, b"handshake")
+    ours.close()
+    if written is not None:
+        assert transport.write(written)
+    transport.abort()
+
+    assert peer.recv(100) == expected
+    assert peer.recv(100) == b""
+    peer.close()
