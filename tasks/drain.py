@@ -74,6 +74,7 @@ class Drain:
         self._token = ""
         self._fences: dict[int, int] = {}  # shard -> our fence, for the shards whose lease is ours
         self._renew_at = 0.0
+        self._news: list[Command] = []  # publications of what is settled, which go out with the next look
         self._settled: Counter[int] = Counter()  # shard -> how many at its list's head are settled, but not popped yet
         self._doorbell = outbox.Doorbell(client)
         self.has_successor = False  # whether the last run has rung for one
@@ -93,6 +94,7 @@ class Drain:
         """
         self._token, self._fences, self._counts = uuid.uuid4().hex, {}, Counter()
         self.has_successor = False
+        self._news.clear()
         self._settled.clear()
         self._slow_batches, self._has_called, self._given = 0, False, set()
         self._decider.forget_order()
@@ -130,7 +132,7 @@ class Drain:
         if self._settled:
             if self._doorbell.wait(min(left, _UNPOPPED_SECONDS)):
                 return True
-            run(self._client, self._pops())
+            run(self._client, self._unsaid())
         # What was given away and not taken must be looked at once more.
         patience = _GIVEN_SECONDS if self._given else self._settings.drain_linger_seconds
         return self._doorbell.wait(min(left, patience)) or bool(self._given)
@@ -167,16 +169,18 @@ class Drain:
         return self._read()  # an entry was buried: look at what stood behind it
 
     def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:
-        """Look at what stands behind what is settled, and elsewhere."""
+        """Tell the news, and look at what stands behind what is settled, and elsewhere."""
         others = [shard for shard in self._shards if shard not in self._fences]
         held = {shard: self._settled[shard] for shard in self._fences}
-        return outbox.look(self._client, held, others, self._settings.drain_batch_requests)
+        news, self._news = self._news, []
+        return outbox.look(self._client, held, others, self._settings.drain_batch_requests, news)
 
-    def _pops(self) -> list[Command]:
-        """Give the commands that remove what is settled, which is forgotten."""
+    def _unsaid(self) -> list[Command]:
+        """Give the commands that tell the news of what is settled, and then remove it; both are forgotten."""
+        news, self._news = self._news, []
         pops = [outbox.pop_command(shard, self._token, count) for shard, count in self._settled.items() if count]
         self._settled.clear()
-        return pops
+        return news + pops
 
     def _decode(self, shard: int, raw: list[bytes]) -> Head:
         requests = []
@@ -233,7 +237,7 @@ class Drain:
     def _give(self, shards: Sequence[int]) -> None:
         log.info("shards_given", shards=shards)
         self._slow_batches, self._given, self._given_until = 0, set(shards), time.monotonic() + _GIVEN_SECONDS
-        run(self._client, self._pops())  # while they are ours
+        run(self._client, self._unsaid())  # while they are ours
         for shard in shards:
             del self._fences[shard]
         self._doorbell.drop(shards)
@@ -250,9 +254,8 @@ class Drain:
     def _leave(self) -> None:
         """Be deaf before the leases are free: who rings from then on rings for others, and they are told when they are."""
         held, self._fences = list(self._fences), {}
-        pops = self._pops()
+        run(self._client, self._unsaid())
         self._doorbell.close()
-        run(self._client, pops)
         if held:
             outbox.release_leases(self._client, held, self._token)
 
@@ -285,8 +288,9 @@ class Drain:
         facts = self._decider.gather([request for head in whole.values() for request in head.requests])
         batch = self._bound_deliveries(whole, facts)
         decided = self._decider.decide({s: head.requests for s, head in batch.items()}, self._fences, facts)
-        news = self._applier.apply(decided, self._keep_leases, self._pops())
-        run(self._client, news.commands())
+        news = self._applier.apply(decided, self._keep_leases, self._unsaid())
+        # Told with the next look, which follows at once: a publication that goes out with a write waits for its sync.
+        self._news += news.commands()
         # Popped with what the next batch writes: each write that Redis is asked for alone has it sync the disk once more.
         # Not of a shard that was lost meanwhile: what its list begins with now, nobody may have settled.
         self._settled.update({shard: len(head.raw) for shard, head in batch.items() if shard in self._fences})
@@ -339,7 +343,7 @@ class Drain:
     def _bury(self, shard: int, entry: bytes, news: News | None = None) -> None:
         published = news.commands() if news else []
         buried = outbox.bury_command(shard, entry)
-        run(self._client, [*self._pops(), buried, *published, outbox.pop_command(shard, self._token, 1)])
+        run(self._client, [*self._unsaid(), buried, *published, outbox.pop_command(shard, self._token, 1)])
 
     def _count(self, outcomes: Sequence[Outcome], started: float) -> None:
         refused = sum(outcome.code is not None for outcome in outcomes)

@@ -57,14 +57,14 @@ def needs_bell(client: Client, shards: Sequence[int]) -> bool:
 
 
 def look(
-    client: Client, held: Mapping[int, int], others: Sequence[int], most: int
+    client: Client, held: Mapping[int, int], others: Sequence[int], most: int, first: Sequence[Command] = ()
 ) -> tuple[dict[int, list[bytes]], list[int]]:
     """Return the oldest entries of the shards we hold, `most` per shard, and which of the others have any. Removes nothing.
 
-    held: how many at the head of each list to pass over
+    held: how many at the head of each list to pass over; first: what else Redis is to do, before
     """
     heads = [("LRANGE", keys.outbox(shard), first, first + most - 1) for shard, first in held.items()]
-    answers = run(client, [*heads, *(("LLEN", keys.outbox(shard)) for shard in others)])
+    answers = run(client, [*first, *heads, *(("LLEN", keys.outbox(shard)) for shard in others)])[len(first) :]
     waiting = [shard for shard, count in zip(others, answers[len(held) :], strict=True) if count]
     return dict(zip(held, answers, strict=False)), waiting
 

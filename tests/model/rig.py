@@ -432,7 +432,8 @@ class Web:
 
     def checkpoint(self) -> None:
         """Do what the process does every few seconds: keep acknowledgements in SQL."""
-        self.office._flush_acknowledged()
+        for connection in list(self.office._acknowledged):
+            self.office._tell_acknowledged(connection)
         self.office._checkpoint()
 
     def connection_of(self, socket: Socket) -> Connection | None:

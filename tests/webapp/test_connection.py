@@ -29,7 +29,7 @@ class _Office:
         first = max(connection.written, self.inbox.base) + 1
         return replace(self.inbox, first=first, entries=self.inbox.entries[first - self.inbox.first :])
 
-    def acknowledge(self, connection: Connection, *, is_word: bool) -> None:
+    def acknowledge(self, connection: Connection) -> None:
         self.acknowledged.append(connection.acknowledged)
 
     def ping_later(self, connection: Connection) -> None:

@@ -41,7 +41,7 @@ class Office(Protocol):
 
     def read_inbox(self, connection: Connection, most: int) -> Page: ...
 
-    def acknowledge(self, connection: Connection, *, is_word: bool) -> None: ...
+    def acknowledge(self, connection: Connection) -> None: ...
 
     def ping_later(self, connection: Connection) -> None: ...
 
@@ -293,7 +293,7 @@ class Connection:
                 # The legacy client has shown its own message already. Nothing to wait for, so it counts as had.
                 if was_clear:
                     self.acknowledged = cursor
-                    self._office.acknowledge(self, is_word=False)
+                    self._office.acknowledge(self)
                 return b""
             return frame or encode_frame(frames.single_chat(body, now_ms()))
         if is_mine and message_id is not None and (is_news or message_id in self.refs):
@@ -309,7 +309,7 @@ class Connection:
         """Take a protocol 2 client's word that everything up to `cursor` is safe. Beyond what was written: ignored."""
         if self.acknowledged < cursor <= self.written:
             self.acknowledged = cursor
-            self._office.acknowledge(self, is_word=True)
+            self._office.acknowledge(self)
 
     def _ping_bytes(self) -> bytes:
         """Give a ping that covers what is written, where one is due and none is under way. Protocol 2 needs none."""

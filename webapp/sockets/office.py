@@ -13,6 +13,7 @@ from typing import cast
 
 import gevent
 import structlog
+from gevent.event import Event
 
 from models import messages, users
 from models.database import Database
@@ -36,7 +37,9 @@ from webapp.sockets.wire import encode_frame
 
 log = structlog.get_logger()
 
-_FLUSH_SECONDS = 0.25
+_GATHER_SECONDS = 0.05  # in which acknowledgements come together: what writes to Redis has it sync the disk
+_TELL_SECONDS = 0.25  # between two that are told of the same connection
+_PING_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
 _HEARTBEAT_SLICES = 30
@@ -93,6 +96,7 @@ class SocketOffice:
         self._connect_rate = ConnectRate(parse_frame_rate(settings.rate_limit_connects))
         self.receive = receive
         self._acknowledged: set[Connection] = set()  # positions that rose, not yet told to Redis
+        self._has_acknowledged = Event()
         self._unpinged: set[Connection] = set()  # have written what no ping covers yet
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
         self.is_closing = False
@@ -103,13 +107,13 @@ class SocketOffice:
 
     def start(self) -> None:
         for task, seconds in (
-            (self._flush_acknowledged, _FLUSH_SECONDS),
-            (self._ping_waiting, _FLUSH_SECONDS),
+            (self._ping_waiting, _PING_SECONDS),
             (self._checkpoint, _CHECKPOINT_SECONDS),
             (self._renew_presence, _PRESENCE_SECONDS),
             (self._check_sessions, _PRESENCE_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
+        gevent.spawn(self._tell_for_ever)
         gevent.spawn(self._heartbeats)
 
     # Opening and closing
@@ -432,32 +436,37 @@ class SocketOffice:
         with self._database.reading() as connection:
             return messages.load_bodies(connection, f"group:{group_id}", seqs)
 
-    def acknowledge(self, connection: Connection, *, is_word: bool) -> None:
-        """Take that a device has more. is_word: the client's own word, which is kept at once where it is the first for a while."""
+    def acknowledge(self, connection: Connection) -> None:
+        """Take that a device has more. Redis is told a moment later, together with what others acknowledge until then."""
         for follow in self.on_acknowledged:
             follow(connection)
-        if is_word and time.monotonic() >= connection.tell_at:
-            self._tell_acknowledged(connection)
-        else:
-            self._acknowledged.add(connection)
+        self._acknowledged.add(connection)
+        self._has_acknowledged.set()
 
     def ping_later(self, connection: Connection) -> None:
         self._unpinged.add(connection)
 
     # Housekeeping of this process
 
+    def _tell_for_ever(self) -> None:
+        while True:
+            self._has_acknowledged.wait()
+            gevent.sleep(_GATHER_SECONDS)
+            now = time.monotonic()
+            for connection in list(self._acknowledged):
+                if connection.tell_at <= now:
+                    self._tell_acknowledged(connection)
+            if not self._acknowledged:
+                self._has_acknowledged.clear()
+
     def _tell_acknowledged(self, connection: Connection) -> None:
         counts.acknowledgements += 1
-        connection.tell_at = time.monotonic() + _FLUSH_SECONDS
+        connection.tell_at = time.monotonic() + _TELL_SECONDS
         self._acknowledged.discard(connection)
         self._unchecked.add(connection.user_id)
         self._store.tell(
             inbox.acknowledge_command(connection.user_id, connection.device, connection.epoch, connection.acknowledged)
         )
-
-    def _flush_acknowledged(self) -> None:
-        for connection in list(self._acknowledged):
-            self._tell_acknowledged(connection)
 
     def _ping_waiting(self) -> None:
         waiting, self._unpinged = self._unpinged, set()
