@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 import zlib
 from dataclasses import dataclass
@@ -86,9 +87,12 @@ def decode(entry: bytes) -> Request:
 
 
 def mint_id(sender_id: int, client_msg_id: str | None) -> str:
-    """Give the id of a new message: derived where the client named it (UUID version 5), random otherwise (version 4)."""
+    """Give the id of a new message: derived where the client named it (UUID version 5), otherwise of its time (version 7).
+
+    Ids of about the same time stand side by side in the database's index: a commit writes fewer of its pages.
+    """
     if client_msg_id is None:
-        return _uuid_text(os.urandom(16), 4)
+        return _uuid_text((time.time_ns() // 1_000_000).to_bytes(6) + os.urandom(10), 7)
     return _uuid_text(
         hashlib.sha1(_CLIENT_MESSAGE_NAMESPACE.bytes + f"{sender_id}:{client_msg_id}".encode()).digest(), 5
     )
