@@ -501,6 +501,32 @@ def test_what_was_acknowledged_a_moment_ago_does_not_come_again(rig: Rig, others
     assert back.texts("reset") == []
 
 
+def test_acknowledgements_are_told_together_and_none_is_forgotten(rig: Rig) -> None:
+    """Each that is told alone has Redis sync the disk once more: two of a connection in a row are told as one, the last."""
+    sockets = {user_id: rig.web.connect(user_id, "a", 2) for user_id in (2, 3)}
+    rig.accept(*(rig.build_send(1, user_id, str(i)) for i in range(3) for user_id in sockets))
+    rig.drain()
+    rig.deliver()
+
+    def told() -> list[int]:
+        return [int(rig.cursor_state(user_id)["d:a"]) for user_id in sockets]
+
+    for socket in sockets.values():
+        socket.say_json({"type": "ack", "cursor": 1})
+    before = told()
+    rig.web.office._tell_waiting()
+    at_first = told()
+    for cursor in (2, 3):
+        sockets[2].say_json({"type": "ack", "cursor": cursor})
+    rig.web.office._tell_waiting()
+    too_soon = told()
+    for connection in rig.web.registry.of_user(2):
+        connection.tell_at = 0.0
+    rig.web.office._tell_waiting()
+
+    assert (before, at_first, too_soon, told()) == ([0, 0], [1, 1], [1, 1], [3, 1])
+
+
 def test_an_acknowledgement_under_way_when_redis_was_emptied_acknowledges_nothing_new(rig: Rig) -> None:
     """A cursor of the epoch before, that crosses the news of the loss, does not count for the entries of the new epoch."""
     socket = rig.web.connect(2, "a", 2)

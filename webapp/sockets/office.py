@@ -107,13 +107,13 @@ class SocketOffice:
 
     def start(self) -> None:
         for task, seconds in (
+            (self._tell_waiting, _GATHER_SECONDS),
             (self._ping_waiting, _PING_SECONDS),
             (self._checkpoint, _CHECKPOINT_SECONDS),
             (self._renew_presence, _PRESENCE_SECONDS),
             (self._check_sessions, _PRESENCE_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
-        gevent.spawn(self._tell_for_ever)
         gevent.spawn(self._heartbeats)
 
     # Opening and closing
@@ -437,7 +437,7 @@ class SocketOffice:
             return messages.load_bodies(connection, f"group:{group_id}", seqs)
 
     def acknowledge(self, connection: Connection) -> None:
-        """Take that a device has more. Redis is told a moment later, together with what others acknowledge until then."""
+        """Take that a device has more. Redis is told soon, together with what others have acknowledged."""
         for follow in self.on_acknowledged:
             follow(connection)
         self._acknowledged.add(connection)
@@ -448,16 +448,15 @@ class SocketOffice:
 
     # Housekeeping of this process
 
-    def _tell_for_ever(self) -> None:
-        while True:
-            self._has_acknowledged.wait()
-            gevent.sleep(_GATHER_SECONDS)
-            now = time.monotonic()
-            for connection in list(self._acknowledged):
-                if connection.tell_at <= now:
-                    self._tell_acknowledged(connection)
-            if not self._acknowledged:
-                self._has_acknowledged.clear()
+    def _tell_waiting(self) -> None:
+        """Tell Redis what was acknowledged since the last time; where nothing was, what comes first."""
+        self._has_acknowledged.wait()
+        now = time.monotonic()
+        for connection in list(self._acknowledged):
+            if connection.tell_at <= now:
+                self._tell_acknowledged(connection)
+        if not self._acknowledged:
+            self._has_acknowledged.clear()
 
     def _tell_acknowledged(self, connection: Connection) -> None:
         counts.acknowledgements += 1
