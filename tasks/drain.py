@@ -281,7 +281,11 @@ class Drain:
         if requests == 1:
             return self._fail_alone(batch, failure)
         log.warning("batch_failed", requests=requests, error=repr(failure))
-        return all(self._settle(half) for half in _halves(batch))
+        for half in _halves(batch):
+            if not self._settle(half):
+                return False
+            run(self._client, self._unsaid())  # before the other half fails, and they with it
+        return True
 
     def _settle_whole(self, whole: Batch) -> bool:
         started = time.monotonic()

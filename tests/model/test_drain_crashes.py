@@ -14,8 +14,8 @@ from models.errors import DatabaseUnavailable
 from models.requests import Request
 from models.store import keys
 from models.store.connection import run
-from tasks import policy
-from tasks.decide import _Decision
+from tasks import apply, policy
+from tasks.decide import Outcome, _Decision
 from tasks.rebuild import load_inbox
 from tests.model.conftest import MakeRig
 from tests.model.rig import GROUP_ID, PROCESS_ID, STRANGER_ID, Moment, Rig, Worker
@@ -244,6 +244,29 @@ def test_a_request_that_always_fails_is_refused_and_its_neighbours_are_delivered
     shown = [frame["data"]["data"] for frame in socket.texts("singleChat")]
     assert [text for text in shown if text != "from 3"] == ["0", "1", "2", "4", "5", "6"]
     assert "from 3" in shown
+
+
+def test_a_message_that_cannot_be_applied_takes_no_news_of_its_neighbours_along(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """News wait for the next trip to Redis: one that is never made, since a message fails before it, must not lose them."""
+    rig = make_rig(outbox_shards=1)
+    requests = [rig.build_send(1, 2, str(i)) for i in range(4)]
+    spread = apply._spread
+
+    def stumbling(shard: int, outcome: Outcome, *rest: Any) -> None:
+        if outcome.request.id == requests[3].id:
+            raise RuntimeError("its entries cannot be built")
+        spread(shard, outcome, *rest)
+
+    monkeypatch.setattr(apply, "_spread", stumbling)
+    rig.accept(*requests)
+
+    rig.drain()
+
+    assert {verdict.message_id for verdict in rig.verdicts()} >= {request.id for request in requests[:3]}
+    assert rig.waiting() == []
+    assert set(rig.dead()) == {requests[3].encode()}
 
 
 def test_a_poisoned_request_behind_a_small_bound_costs_nobody_else(
