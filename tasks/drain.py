@@ -146,10 +146,11 @@ class Drain:
         with self._database.reading() as connection:
             left_behind = notices.load_left_behind(connection, time.time_ns() // 1_000_000, _MAX_NOTICES_SWEPT)
         if left_behind:
-            entries: dict[int, list[bytes]] = {}
+            offers: dict[int, list[outbox.Offer]] = {}
             for notice in left_behind:
-                entries.setdefault(shard_of(notice.conversation, len(self._shards)), []).append(notice.encode())
-            outbox.accept(self._client, entries)
+                shard = shard_of(notice.conversation, len(self._shards))
+                offers.setdefault(shard, []).append(outbox.Offer(notice.encode()))
+            outbox.accept(self._client, offers)
             with self._database.writing() as connection:
                 notices.forget(connection, [notice.id for notice in left_behind])
 

@@ -232,8 +232,8 @@ MUTANTS = (
         "conversation-scattered",
         "G4: the messages of one conversation wait in several lists",
         "webapp/services.py",
-        "entries.setdefault(shard_of(request.conversation, self._shards), []).append(",
-        "entries.setdefault(shard_of(request.id, self._shards), []).append(",
+        "by_shard.setdefault(shard_of(one.request.conversation, self._shards), []).append(",
+        "by_shard.setdefault(shard_of(one.request.id, self._shards), []).append(",
         ("tests/webapp/test_acceptor.py",),
     ),
     Mutant(
@@ -348,6 +348,14 @@ MUTANTS = (
         "        if held != claims.session_id:",
         "        if False:",
         ("tests/e2e/test_accounts.py::test_logging_out_ends_this_session",),
+    ),
+    Mutant(
+        "sender-session-unchecked",
+        "G8: a send is accepted whose session has ended",
+        "models/store/scripts/accept.lua",
+        "  if sessions > 0 and redis.call",
+        "  if false and redis.call",
+        ("tests/e2e/test_sending.py::test_whose_session_has_ended_sends_nothing",),
     ),
     Mutant(
         "socket-session-unchecked",

@@ -115,7 +115,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     subscription = bus.Subscription(connect(settings.redis_url), process_id)
     gatekeeper = Gatekeeper(tokens, store, database)
     limits = Limits(settings, store)
-    inbound = Inbound(settings, process_id, registry, acceptor, gatekeeper, limits)
+    inbound = Inbound(settings, process_id, registry, acceptor, gatekeeper)
 
     teller = Teller(acceptor, database)
 

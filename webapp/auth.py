@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,22 +41,20 @@ class Gatekeeper:
         self._store = store
         self._database = database
 
-    def admit(self, token: str | None, meanwhile: Callable[[int], None] | None = None) -> Caller:
-        """Raises ApiError with token_missing, token_expired, token_invalid or user_disabled; StoreUnavailable.
+    def admit(self, token: str | None) -> Caller:
+        """Raises ApiError with token_missing, token_expired, token_invalid or user_disabled; StoreUnavailable."""
+        return self.admit_claims(self.read(token))
 
-        meanwhile: called with the user's id before Redis is asked for his session, to ask for something in the same trip
-        """
+    def read(self, token: str | None) -> Claims:
+        """Return what a token claims; whether its session stands is another question. Raises ApiError as `admit`."""
         if not token:
             raise ApiError("token_missing")
         try:
-            claims = self._tokens.verify(token)
+            return self._tokens.verify(token)
         except TokenExpired as error:
             raise ApiError("token_expired") from error
         except TokenInvalid as error:
             raise ApiError("token_invalid") from error
-        if meanwhile is not None:
-            meanwhile(claims.user_id)
-        return self.admit_claims(claims)
 
     def admit_claims(self, claims: Claims) -> Caller:
         """Admit claims that are ours and not expired, if their session stands. Raises as `admit`."""
@@ -65,12 +62,12 @@ class Gatekeeper:
         held, generation = stored_sessions.parse_held(self._store.call(read))
         if held != claims.session_id:
             self._check_in_sql(claims, generation)
-        return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id, claims.expires_at)
+        return caller_of(claims)
 
-    def caller(self, meanwhile: Callable[[int], None] | None = None) -> Caller:
+    def caller(self) -> Caller:
         """Return who makes this HTTP request, where its route's description lets him. Raises as `admit`, and ApiError."""
         asked = this_request()
-        caller = self.admit(token_of(asked), meanwhile)
+        caller = self.admit(token_of(asked))
         description = description_of(current_app.view_functions.get(asked.endpoint or ""))
         access = description.access if description is not None else "user"
         is_visitor = caller.role == "visitor"
@@ -103,6 +100,10 @@ class Gatekeeper:
         with self._database.reading() as connection:
             status = users.load_status(connection, claims.user_id)
             return status, sessions.load_session_id(connection, claims.user_id, claims.device)
+
+
+def caller_of(claims: Claims) -> Caller:
+    return Caller(claims.user_id, claims.uuid, claims.role, claims.device, claims.session_id, claims.expires_at)
 
 
 def token_of(request: Request) -> str | None:

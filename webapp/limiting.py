@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import gevent
-import limits
 import structlog
-from gevent.event import AsyncResult
 from gevent.lock import BoundedSemaphore
 
 from models.errors import StoreUnavailable
 from models.store import counters
-from models.store.connection import Command
+from models.store.counters import Rate, parse_rate
 from settings import Settings
 from webapp.address import counted
 from webapp.counts import counts
@@ -34,8 +31,7 @@ log = structlog.get_logger()
 
 DeviceLimit = Literal["visitor_registrations", "visitor_logins"]
 
-_BOUNDS = {"sends": "RATE_LIMIT_SENDS", "auth": "RATE_LIMIT_AUTH"}
-_PER_DEVICE_ID = limits.parse("5 per hour")  # ORIG 1.7
+_PER_DEVICE_ID = parse_rate("5 per hour")  # ORIG 1.7
 
 
 class Limits:
@@ -44,107 +40,57 @@ class Limits:
     def __init__(self, settings: Settings, store: Redis) -> None:
         self._store = store
         self.refused_sends = Memory()
-        self._sends = _parse(settings.rate_limit_sends)
-        self._auth = _parse(settings.rate_limit_auth)
+        self._sends = parse_rate(settings.rate_limit_sends)
+        self._auth = parse_rate(settings.rate_limit_auth)
 
-    def count_send(self, user_id: int) -> None:
-        """Count a send of a user. Raises ApiError with rate_limited."""
-        left = self._hit("sends", self._sends, str(user_id))
-        if left:
-            raise _refusal("rate_limited", left)
+    def count_send(self, user_id: int, credential: str | None = None) -> None:
+        """Count a send of a user that is not offered to the outbox, or before it is. Raises ApiError with rate_limited.
+
+        credential: as in `refused_send`
+        """
+        left_ms = self._hit("sends", self._sends, str(user_id))
+        if left_ms:
+            raise self.refused_send(left_ms, credential)
+
+    def refused_send(self, left_ms: int, credential: str | None = None) -> ApiError:
+        """Note that a send was refused for its rate, and give the error to raise.
+
+        left_ms: until he may send again; credential: the sender's, as `repeaters` knows him by it, once it is known to be his
+        """
+        counts.bounds["RATE_LIMIT_SENDS"] += 1
+        if credential:
+            self.refused_sends.note(credential, left_ms / 1000)
+        return _refusal("rate_limited", left_ms)
 
     def count_auth(self, address: str) -> None:
         """Count a login or registration from a client address. Raises ApiError with rate_limited."""
-        left = self._hit("auth", self._auth, counted(address))
-        if left:
-            raise _refusal("rate_limited", left)
+        left_ms = self._hit("auth", self._auth, counted(address))
+        if left_ms:
+            counts.bounds["RATE_LIMIT_AUTH"] += 1
+            raise _refusal("rate_limited", left_ms)
 
     def count_device(self, what: DeviceLimit, device_id: str) -> None:
         """Count a registration or login with a device fingerprint. Raises ApiError with too_many_registrations."""
         # A digest: the fingerprint is a credential, and Redis shows its keys to every operator.
         digest = hashlib.sha256(device_id.encode()).hexdigest()
-        left = self._hit(what, _PER_DEVICE_ID, digest)
-        if left:
-            raise _refusal("too_many_registrations", left)
+        left_ms = self._hit(what, _PER_DEVICE_ID, digest)
+        if left_ms:
+            raise _refusal("too_many_registrations", left_ms)
 
-    def counting_send(self, credential: str | None) -> SendCount:
-        """Give a count of a send that shares a round trip with what else is asked for."""
-        return SendCount(self, credential)
-
-    def ask_send(self, user_id: int, then: Callable[[int | None], None]) -> None:
-        """Count a send without waiting; `then` is called from another greenlet and must not block.
-
-        It gets None where the send may pass, else the ms after which he may send again.
-        """
-        item = self._sends
-        if item is None:
-            then(None)
-            return
-
-        def answered(answer: Any, error: StoreUnavailable | None) -> None:
-            if error is not None:
-                self._pass_uncounted("sends", error)
-            elif answer:
-                counts.bounds[_BOUNDS["sends"]] += 1
-            then(answer or None)
-
-        self._store.ask(_count_command(item, "sends", str(user_id)), answered)
-
-    def _hit(self, what: str, item: limits.RateLimitItem | None, who: str) -> float:
-        """Count, and return for how many seconds he is refused; 0: he may pass."""
-        if item is None:
-            return 0.0
+    def _hit(self, what: str, rate: Rate | None, who: str) -> int:
+        """Count, and return for how many ms he is refused; 0: he may pass."""
+        if rate is None:
+            return 0
         try:
-            left_ms = self._store.call(_count_command(item, what, who))
+            return int(self._store.call(counters.count_command(rate, what, who)))
         except StoreUnavailable as error:
-            self._pass_uncounted(what, error)
-            return 0.0
-        if left_ms and what in _BOUNDS:
-            counts.bounds[_BOUNDS[what]] += 1
-        return float(left_ms) / 1000
-
-    def _pass_uncounted(self, what: str, error: StoreUnavailable) -> None:
-        counts.failures["limit_not_counted"] += 1
-        log.warning("limit_not_counted", limit=what, error=str(error))
+            counts.failures["limit_not_counted"] += 1
+            log.warning("limit_not_counted", limit=what, error=str(error))
+            return 0
 
 
-class SendCount:
-    """The count of one send: asked for by `start`, told by `check`. credential: the sender's, as `repeaters` knows him by it."""
-
-    def __init__(self, limits: Limits, credential: str | None) -> None:
-        self._limits = limits
-        self._credential = credential
-        self._wait_ms: AsyncResult[int | None] = AsyncResult()
-
-    def start(self, user_id: int) -> None:
-        self._limits.ask_send(user_id, self._wait_ms.set)
-
-    def check(self) -> None:
-        """Raises ApiError with rate_limited. Call it once the credential is known to be the sender's."""
-        wait_ms = self._wait_ms.get()
-        if wait_ms is not None:
-            if self._credential:
-                self._limits.refused_sends.note(self._credential, wait_ms / 1000)
-            raise _refusal("rate_limited", wait_ms / 1000)
-
-
-def _count_command(item: limits.RateLimitItem, what: str, who: str) -> Command:
-    key, window_ms = _key_of(item, what)
-    return counters.count_command(key.format(who), window_ms=window_ms, most=item.amount)
-
-
-@cache
-def _key_of(item: limits.RateLimitItem, what: str) -> tuple[str, int]:
-    """Return the name of a counter, with {} for whose it is, and the window in ms: the library puts them together each time."""
-    return item.key_for(what, "{}"), item.get_expiry() * 1000
-
-
-def _refusal(code: str, seconds: float) -> ApiError:
-    return ApiError(code, retry_after=math.ceil(seconds))
-
-
-def _parse(rate: str) -> limits.RateLimitItem | None:
-    return None if rate == "off" else limits.parse(rate)
+def _refusal(code: str, left_ms: int) -> ApiError:
+    return ApiError(code, retry_after=math.ceil(left_ms / 1000))
 
 
 @dataclass(frozen=True, slots=True)

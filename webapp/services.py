@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from models.requests import Request, shard_of
 from models.store import outbox
 from models.store.batching import Batcher
 from models.store.connection import Client, Command, connect, run
+from models.store.counters import parse_rate
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
 from webapp.counts import counts
@@ -66,6 +68,41 @@ class Redis:
         self._batcher.submit(command, done)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What must hold for a request to be accepted, asked in the same step.
+
+    session: (user id, device, session id) that must stand; is_counted: against the rate of his sends, as he may not exceed it
+    """
+
+    session: tuple[int, str, str] | None = None
+    is_counted: bool = False
+
+
+class SessionUnknown(Exception):
+    """Not accepted: its session does not stand in Redis. SQL knows whether it has ended."""
+
+
+class RateExceeded(Exception):
+    """Not accepted: its sender has sent too much. left_ms: until he may send again"""
+
+    def __init__(self, left_ms: int) -> None:
+        super().__init__(left_ms)
+        self.left_ms = left_ms
+
+
+Failure = SessionUnknown | RateExceeded | StoreUnavailable
+NO_TERMS = Terms()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Request
+    terms: Terms
+    was_tried: bool = False  # and whether it was appended then is not known
+    failure: Failure | None = None
+
+
 class Acceptor:
     """Accepts requests: durable in the outbox when `accept` returns. Requests that arrive together share one write.
 
@@ -78,8 +115,9 @@ class Acceptor:
         self._client = client
         self._celery = celery
         self._most = settings.outbox_max_entries
+        self._rate = parse_rate(settings.rate_limit_sends)
         self._full: set[int] = set()
-        self._batcher: Batcher[Request, None] = Batcher(self._write, patience_seconds=_PATIENCE_SECONDS)
+        self._batcher: Batcher[_Waiting, Failure | None] = Batcher(self._write, patience_seconds=_PATIENCE_SECONDS)
 
     def start(self) -> None:
         self._batcher.start()
@@ -87,12 +125,12 @@ class Acceptor:
     def accept(self, request: Request) -> None:
         """Raises Overloaded: not accepted; StoreUnavailable: accepted or not is unknown."""
         self._check_room(request)
-        self._batcher.call(request)
+        self._batcher.call(_Waiting(request, NO_TERMS))
 
-    def submit(self, request: Request, done: Callable[[None, StoreUnavailable | None], None]) -> None:
-        """Accept without waiting; `done` is called once the request is durable, or with the error. Raises Overloaded."""
+    def submit(self, request: Request, done: Callable[[Failure | None], None], terms: Terms = NO_TERMS) -> None:
+        """Accept without waiting; `done` is called once the request is durable, or with what failed. Raises Overloaded."""
         self._check_room(request)
-        self._batcher.submit(request, done)
+        self._batcher.submit(_Waiting(request, terms), lambda failure, error: done(error or failure))
 
     def _check_room(self, request: Request) -> None:
         # What waits here for a Redis that does not answer is memory of ours.
@@ -100,17 +138,32 @@ class Acceptor:
             counts.bounds["OUTBOX_MAX_ENTRIES"] += 1
             raise Overloaded(f"{self._most} requests wait for a verdict")
 
-    def _write(self, requests: Sequence[Request]) -> Sequence[None]:
-        entries: dict[int, list[bytes]] = {}
-        for request in requests:
-            entries.setdefault(shard_of(request.conversation, self._shards), []).append(request.encode())
-        appended = outbox.accept(self._client, entries)
+    def _write(self, waiting: Sequence[_Waiting]) -> Sequence[Failure | None]:
+        by_shard: dict[int, list[_Waiting]] = {}
+        for one in waiting:
+            by_shard.setdefault(shard_of(one.request.conversation, self._shards), []).append(one)
+        try:
+            offers = {shard: [self._offer(one) for one in some] for shard, some in by_shard.items()}
+            appended = outbox.accept(self._client, offers, self._rate)
+        except StoreUnavailable:
+            for one in waiting:
+                one.was_tried = True
+            raise
         if not appended.is_heard:
             gevent.spawn(self._ring)
         self._note_full(shard for shard, length in appended.lengths.items() if length >= self._most)
-        for request in requests:
-            counts.accepted[request.kind] += 1
-        return [None] * len(requests)
+        for shard, some in by_shard.items():
+            for one, refusal in zip(some, appended.refusals[shard], strict=True):
+                one.failure = _failure_of(refusal, one.was_tried)
+                if one.failure is None:
+                    counts.accepted[one.request.kind] += 1
+        return [one.failure for one in waiting]
+
+    def _offer(self, one: _Waiting) -> outbox.Offer:
+        # Counted once: a try that Redis has not answered may have counted already.
+        is_counted = one.terms.is_counted and self._rate is not None and not one.was_tried
+        counted_as = one.request.sender_id if is_counted else None
+        return outbox.Offer(one.request.encode(), one.terms.session, counted_as)
 
     def _note_full(self, full: Iterable[int]) -> None:
         news = set(full) - self._full
@@ -138,6 +191,14 @@ class Acceptor:
         except Exception as error:
             # The broker is away. Nothing is lost: beat rings when it is back.
             log.warning("bell_not_rung", error=str(error))
+
+
+def _failure_of(refusal: int, was_tried: bool) -> Failure | None:
+    if refusal == outbox.APPENDED:
+        return None
+    if was_tried:
+        return StoreUnavailable("refused at a later try: whether an earlier one took place is not known")
+    return SessionUnknown() if refusal == outbox.NO_SESSION else RateExceeded(refusal)
 
 
 def new_process_id() -> str:

@@ -6,6 +6,10 @@ A hit is one script, so that parallel requests cannot all pass. A counter that i
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import limits
 
 from models.store import keys
 from models.store.connection import SCRIPTS, Command
@@ -13,12 +17,35 @@ from models.store.connection import SCRIPTS, Command
 _BRIEF_MS = 10_000
 
 
-def count_command(name: str, *, window_ms: int, most: int) -> Command:
-    """Count a hit. The answer: 0 where the window holds no more than `most`, else the ms until it is over.
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often one may do something. name: of each counter's end, so that a rate that is changed begins anew"""
 
-    The count of a window of some seconds begins anew where Redis restarts: to keep it, each send would wait for the disk.
-    """
-    return SCRIPTS["count"].call([keys.counter(name)], [window_ms, most, int(window_ms > _BRIEF_MS)])
+    name: str
+    window_ms: int
+    most: int
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a count outlives a restart of Redis. One of some seconds does not: for it each send would wait for the disk."""
+        return self.window_ms > _BRIEF_MS
+
+    def key(self, what: str, who: str) -> str:
+        return keys.counter(f"{what}/{who}/{self.name}")
+
+
+@cache
+def parse_rate(text: str) -> Rate | None:
+    """Read a rate, as `100 per second`; None: `off`. Raises ValueError."""
+    if text == "off":
+        return None
+    item = limits.parse(text)
+    return Rate(f"{item.amount}/{item.multiples}/{item.GRANULARITY.name}", item.get_expiry() * 1000, item.amount)
+
+
+def count_command(rate: Rate, what: str, who: str) -> Command:
+    """Count a hit. The answer: 0 where the window holds no more than the rate allows, else the ms until it is over."""
+    return SCRIPTS["count"].call([rate.key(what, who)], [rate.window_ms, rate.most, int(rate.is_kept)])
 
 
 def locked_command(name: str, *, window_ms: int, most: int) -> Command:

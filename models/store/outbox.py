@@ -12,30 +12,72 @@ from typing import Any
 
 from models.store import keys
 from models.store.connection import SCRIPTS, Client, Command, run, translated
+from models.store.counters import Rate
 
 _BELL_MS = 1_000
 _WORKER_SEEN_MS = 10_000
+APPENDED, NO_SESSION = 0, -1
+_NO_RATE = Rate("", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is to be appended, and on which terms.
+
+    session: (user id, device, session id) that must stand in the copy of the sessions (`models/store/sessions.py`)
+    counted_as: the user whose send counts against the rate, which must not be exceeded
+    """
+
+    entry: bytes
+    session: tuple[int, str, str] | None = None
+    counted_as: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What an append has brought to light: whether each shard's drain has heard it, and how many entries each has now."""
+    """What an append has brought to light.
+
+    is_heard: whether each shard's drain has heard it; lengths: how many entries each list has now, of those appended to
+    refusals: per shard and offer APPENDED, NO_SESSION, or the ms until its sender may send again
+    """
 
     is_heard: bool
     lengths: dict[int, int]
+    refusals: dict[int, list[int]]
 
 
-def accept(client: Client, entries: Mapping[int, Sequence[bytes]]) -> Appended:
-    """Append entries to their shards' lists, in order, and ring at the drains that hold them.
+def accept(client: Client, offers: Mapping[int, Sequence[Offer]], rate: Rate | None = None) -> Appended:
+    """Append what may be accepted to its shard's list, in order, and ring at the drains that hold them.
 
     Where that is not heard, `ring` should be called. Raises StoreUnavailable: appended or not is unknown.
     """
-    commands: list[Command] = [
-        ("RPUSH", keys.outbox(shard), *shard_entries) for shard, shard_entries in entries.items()
-    ]
-    answers = run(client, [*commands, *(("PUBLISH", keys.doorbell(shard), "") for shard in entries)])
-    count = len(entries)
-    return Appended(all(answers[count:]), dict(zip(entries, answers[:count], strict=True)))
+    answers = run(client, [_accept_command(shard, some, rate or _NO_RATE) for shard, some in offers.items()])
+    is_heard, lengths, refusals = True, {}, {}
+    for shard, answer in zip(offers, answers, strict=True):
+        heard, length, *found = map(int, answer.split())
+        is_heard = is_heard and heard > 0
+        if length:
+            lengths[shard] = length
+        refusals[shard] = found
+    return Appended(is_heard, lengths, refusals)
+
+
+def _accept_command(shard: int, offers: Sequence[Offer], rate: Rate) -> Command:
+    names: list[str] = [keys.outbox(shard)]
+    args: list[Any] = [keys.doorbell(shard), rate.window_ms, rate.most, int(rate.is_kept)]
+    for offer in offers:
+        if offer.session is None:
+            args += (offer.entry, 0, "", "")
+        else:
+            user_id, device, session_id = offer.session
+            names.append(keys.sessions(user_id))
+            args += (offer.entry, len(names), device, session_id)
+        if offer.counted_as is None:
+            args.append(0)
+        else:
+            names.append(rate.key("sends", str(offer.counted_as)))
+            args.append(len(names))
+    return SCRIPTS["accept"].call(names, args)
 
 
 def ring(client: Client) -> bool:

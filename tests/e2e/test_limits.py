@@ -99,6 +99,29 @@ def test_sends_beyond_the_rate_are_refused(strict: Instance) -> None:
     assert HttpClient(strict.base, strict.tokens[other]).send(recipient, "hello")[0] == 200
 
 
+def test_what_cannot_be_accepted_counts_too(strict: Instance) -> None:
+    """Malformed sends, and those that do not wait, count like others; who sends too much is told that first."""
+    sender, recipient = add_users(strict, 2)
+    befriend(strict, sender, recipient)
+    message = {"sendto_id": recipient, "chatType": "single", "type": "text", "data": "{}"}
+
+    def send(number: int) -> tuple[int, str | None]:
+        body = message | {"type": "nothing"} if number % 2 else message
+        headers = (
+            {"token": strict.tokens[sender], "Prefer": "respond-async"}
+            if number % 4 < 2
+            else {"token": strict.tokens[sender]}
+        )
+        status, answer, _ = _post(strict, "/api/chat/socket/sendmessage", body, headers)
+        return status, answer.get("code")
+
+    found = [send(number) for number in range(_SENDS + 4)]
+
+    assert [status for status, _ in found[:4]] == [202, 422, 200, 422]
+    assert {code for _, code in found[1:_SENDS:2]} == {"invalid"}
+    assert found[_SENDS:] == [(429, "rate_limited")] * 4
+
+
 def test_frames_that_send_count_as_sends(strict: Instance) -> None:
     """Over a socket a send too many is refused by its result, and what passed is stored in order."""
     sender, recipient = add_users(strict, 2)

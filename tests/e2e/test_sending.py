@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from models.store import keys
 from tests.conftest import InstanceFactory
 from tests.support.acting import (
     add_friends,
@@ -352,6 +353,41 @@ def test_a_late_verdict_is_promised_and_kept(instance: Instance, friends: tuple[
 
 
 # Forms of the request
+
+
+def test_whose_session_has_ended_sends_nothing(instance: Instance) -> None:
+    """Waiting for the verdict or not, with good parameters or bad: he is told that his token is none any more (G8)."""
+    sender_id, recipient_id = add_users(instance, 2)
+    befriend(instance, sender_id, recipient_id)
+    client = HttpClient(instance.base, instance.tokens[sender_id])
+    assert client.send(recipient_id, "before")[0] == 200
+    assert client.post("/api/chat/logout")[0] == 200
+
+    for params in (_params(recipient_id), _params(recipient_id, clientMsgId="late"), _params(recipient_id, type="?")):
+        for headers in ({}, {"Prefer": "respond-async"}):
+            _check_failure(_post(instance, sender_id, params, **headers), 400, "token_invalid")
+
+    assert _texts(instance, recipient_id, sender_id) == ["before"]
+
+
+def test_a_session_that_redis_has_lost_sends_at_once(instance: Instance) -> None:
+    """The copy is put back from SQL, and the send that met its absence is accepted, once."""
+    sender_id, recipient_id = add_users(instance, 2)
+    befriend(instance, sender_id, recipient_id)
+    with instance.redis() as redis:
+        for text in ("first", "second"):
+            assert redis.delete(keys.sessions(sender_id)) == 1
+            assert HttpClient(instance.base, instance.tokens[sender_id]).send(recipient_id, text)[0] == 200
+
+    assert _texts(instance, recipient_id, sender_id) == ["first", "second"]
+
+
+def _texts(instance: Instance, user_id: int, peer_id: int) -> list[str]:
+    """Return the texts of the user's conversation with a peer, oldest first."""
+    client = HttpClient(instance.base, instance.tokens[user_id])
+    status, body = client.get(f"/api/chat/history?chatType=single&peer_id={peer_id}")
+    assert status == 200, body
+    return [message_text(message) for message in body["data"]["messages"]]
 
 
 @pytest.mark.parametrize("place", ["token header", "bearer", "query", "JSON body", "form body"])

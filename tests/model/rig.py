@@ -44,8 +44,7 @@ from tasks.drain import Drain
 from tests.support.instance import wait_until
 from webapp.auth import Caller, Gatekeeper
 from webapp.devices import Devices
-from webapp.limiting import Limits
-from webapp.services import Acceptor, Redis
+from webapp.services import NO_TERMS, Acceptor, Failure, Redis, Terms
 from webapp.sockets.connection import Connection
 from webapp.sockets.inbound import Inbound
 from webapp.sockets.listener import Listener
@@ -385,11 +384,11 @@ class DirectAcceptor(Acceptor):
         self._count = settings.outbox_shards
 
     def accept(self, request: Request) -> None:
-        outbox.accept(self._client, {shard_of(request.conversation, self._count): [request.encode()]})
+        outbox.accept(self._client, {shard_of(request.conversation, self._count): [outbox.Offer(request.encode())]})
 
-    def submit(self, request: Request, done: Callable[[None, StoreUnavailable | None], None]) -> None:
+    def submit(self, request: Request, done: Callable[[Failure | None], None], terms: Terms = NO_TERMS) -> None:
         self.accept(request)
-        done(None, None)
+        done(None)
 
 
 class Web:
@@ -401,8 +400,7 @@ class Web:
         direct.is_sqlite = False  # so that `offload` calls directly, not in gevent's threads
         self.registry = Registry()
         self.acceptor = DirectAcceptor(settings, client)
-        limits = Limits(settings, store)
-        self.inbound = Inbound(settings, PROCESS_ID, self.registry, self.acceptor, cast(Gatekeeper, None), limits)
+        self.inbound = Inbound(settings, PROCESS_ID, self.registry, self.acceptor, cast(Gatekeeper, None))
         self._store = store
         devices = Devices(settings, store, direct)
         self.office = SocketOffice(settings, PROCESS_ID, self.registry, store, direct, devices, self.inbound.receive)

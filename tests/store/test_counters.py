@@ -34,7 +34,7 @@ def _locked(client: Client, name: str, *, window_ms: int = _WINDOW_MS, most: int
 
 
 def _hit(client: Client, name: str, *, window_ms: int = _WINDOW_MS, most: int = 3) -> int:
-    return int(_call(client, counters.count_command(name, window_ms=window_ms, most=most)))
+    return int(_call(client, counters.count_command(counters.Rate("", window_ms, most), name, "he")))
 
 
 def test_hits_add_up_in_a_window_that_the_first_one_opens(client: Client, name: str) -> None:
@@ -42,7 +42,7 @@ def test_hits_add_up_in_a_window_that_the_first_one_opens(client: Client, name: 
     assert [_hit(client, name) for _ in range(3)] == [0, 0, 0]
 
     assert 0 < _hit(client, name, window_ms=10 * _WINDOW_MS) <= _WINDOW_MS
-    assert 0 < client.pttl(keys.counter(name)) <= _WINDOW_MS
+    assert 0 < client.pttl(keys.counter(f"{name}/he/")) <= _WINDOW_MS
 
 
 @pytest.mark.parametrize(("window_ms", "is_kept"), [(1_000, False), (10_000, False), (60_000, True)])
@@ -54,7 +54,7 @@ def test_only_a_long_window_outlives_a_restart(keeping: Client, name: str, windo
     for _ in range(20):
         _hit(keeping, name, window_ms=window_ms, most=100)
 
-    assert keeping.get(keys.counter(name)) == b"21"
+    assert keeping.get(keys.counter(f"{name}/he/")) == b"21"
     assert (keeping.info("persistence")["aof_current_size"] > before) is is_kept
 
 
@@ -63,7 +63,7 @@ def test_a_window_ends(client: Client, name: str) -> None:
     assert _hit(client, name, window_ms=50, most=1) == 0
     assert _hit(client, name, window_ms=50, most=1) > 0
 
-    assert wait_until(lambda: not client.exists(keys.counter(name)), 5.0, 0.01)
+    assert wait_until(lambda: not client.exists(keys.counter(f"{name}/he/")), 5.0, 0.01)
     assert _hit(client, name, window_ms=50, most=1) == 0
 
 
@@ -77,10 +77,10 @@ def test_hits_in_parallel_are_all_counted(client: Client, name: str) -> None:
 
 def test_a_counter_without_an_end_gets_one(client: Client, name: str) -> None:
     """Whatever left it there, it must not refuse for ever."""
-    _call(client, ("SET", keys.counter(name), "7"))
+    _call(client, ("SET", keys.counter(f"{name}/he/"), "7"))
 
     assert _hit(client, name) == _WINDOW_MS
-    assert client.pttl(keys.counter(name)) > 0
+    assert client.pttl(keys.counter(f"{name}/he/")) > 0
 
 
 def test_so_many_failures_lock(client: Client, name: str) -> None:

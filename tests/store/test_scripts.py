@@ -12,6 +12,7 @@ import pytest
 from models.errors import StoreUnavailable
 from models.store import chatlog, counters, inbox, keys, outbox, presence, sessions, tickets
 from models.store.connection import SCRIPTS, Client, Command, Script, run
+from models.store.counters import Rate
 
 _SHARD = 3
 _PEER = 900_000
@@ -487,9 +488,74 @@ def test_a_lease_that_ran_out_is_not_renewed(client: Client, shard: int) -> None
     assert outbox.take_leases(client, [shard], "mine", 5_000) == [shard]
 
 
+def test_what_is_offered_is_appended_in_order(client: Client, shard: int) -> None:
+    """Without terms everything is; the drain that holds the shard hears of it, and only he."""
+    entries = [b"%d" % number for number in range(600)]
+    offers = [outbox.Offer(entry) for entry in entries]
+
+    appended = outbox.accept(client, {shard: offers})
+    doorbell = outbox.Doorbell(client)
+    doorbell.hold([shard])
+    heard = outbox.accept(client, {shard: [outbox.Offer(b"last")]})
+
+    assert appended == outbox.Appended(False, {shard: 600}, {shard: [outbox.APPENDED] * 600})
+    assert heard == outbox.Appended(True, {shard: 601}, {shard: [outbox.APPENDED]})
+    assert doorbell.wait(1.0)
+    assert _call(client, ("LRANGE", keys.outbox(shard), 0, -1)) == [*entries, b"last"]
+
+
+def test_only_a_session_that_stands_may_send(client: Client, shard: int, user_id: int) -> None:
+    """Of the very device, in the very moment: what was ended since is not appended, nor does it count, nor ring."""
+    _call(client, sessions.replace_command(user_id, "phone", "s-1"))
+    stands, other, unknown = [(user_id, device, "s-1") for device in ("phone", "tablet", "")]
+    offers = [outbox.Offer(b"1", stands, user_id), outbox.Offer(b"2", other, user_id), outbox.Offer(b"3", unknown)]
+    rate = Rate("test", 60_000, 2)
+
+    assert outbox.accept(client, {shard: offers}, rate).refusals[shard] == [outbox.APPENDED, *[outbox.NO_SESSION] * 2]
+    _call(client, sessions.end_command(user_id, "phone"))
+    doorbell = outbox.Doorbell(client)
+    doorbell.hold([shard])
+    assert outbox.accept(client, {shard: offers[:1]}, rate) == outbox.Appended(True, {}, {shard: [outbox.NO_SESSION]})
+
+    assert not doorbell.wait(0.1)
+    assert _call(client, ("LRANGE", keys.outbox(shard), 0, -1)) == [b"1"]
+    assert _call(client, ("GET", rate.key("sends", str(user_id)))) == b"1"
+
+
+def test_what_exceeds_the_rate_is_not_appended(client: Client, shard: int, user_id: int) -> None:
+    """Counted one by one, by user, and with what is counted elsewhere; the refused count as well."""
+    rate = Rate("test", 60_000, 2)
+    offers = [outbox.Offer(b"%d" % number, None, user_id) for number in range(4)]
+    other = outbox.Offer(b"other", None, user_id + 1)
+
+    refusals = outbox.accept(client, {shard: [*offers, other]}, rate).refusals[shard]
+
+    assert refusals[:2] == [outbox.APPENDED] * 2
+    assert all(0 < left <= 60_000 for left in refusals[2:4])
+    assert refusals[4] == outbox.APPENDED
+    assert _call(client, ("LRANGE", keys.outbox(shard), 0, -1)) == [b"0", b"1", b"other"]
+    assert 0 < _call(client, counters.count_command(rate, "sends", str(user_id))) <= 60_000
+    assert _call(client, ("GET", rate.key("sends", str(user_id)))) == b"5"
+    assert 0 < _call(client, ("PTTL", rate.key("sends", str(user_id)))) <= 60_000
+
+
+def test_a_send_that_is_refused_is_written_nowhere(keeping: Client) -> None:
+    """Nor is the count of one that is appended: what stands in the append-only file waits for the disk."""
+    rate = Rate("test", 1_000, 1)
+    sizes = []
+    for shard in (1, 1, 2, 3):
+        outbox.accept(keeping, {shard: [outbox.Offer(b"1", None, 5 if shard < 3 else None)]}, rate)
+        sizes.append(keeping.info("persistence")["aof_current_size"])
+
+    assert sizes[1] == sizes[2] == sizes[0]  # refused, after what was appended first
+    assert sizes[3] > sizes[2]
+    assert sorted(keeping.keys("outbox:*")) == [keys.outbox(1).encode(), keys.outbox(3).encode()]
+    assert keeping.get(rate.key("sends", "5")) == b"3"
+
+
 def test_only_the_holder_of_the_lease_pops(client: Client, shard: int) -> None:
     """The head of an outbox is removed by whoever holds the lease, and by nobody else."""
-    outbox.accept(client, {shard: [b"1", b"2", b"3"]})
+    outbox.accept(client, {shard: [outbox.Offer(entry) for entry in (b"1", b"2", b"3")]})
     outbox.take_leases(client, [shard], "mine", 5_000)
 
     assert _call(client, outbox.pop_command(shard, "other", 2)) == 0
@@ -502,7 +568,7 @@ def test_only_the_holder_of_the_lease_pops(client: Client, shard: int) -> None:
 
 def test_nobody_pops_without_a_lease(client: Client, shard: int) -> None:
     """A lease that has run out is nobody's."""
-    outbox.accept(client, {shard: [b"1"]})
+    outbox.accept(client, {shard: [outbox.Offer(b"1")]})
 
     assert _call(client, outbox.pop_command(shard, "mine", 1)) == 0
     assert _call(client, ("LLEN", keys.outbox(shard))) == 1
@@ -511,7 +577,7 @@ def test_nobody_pops_without_a_lease(client: Client, shard: int) -> None:
 def test_a_waiting_request_is_found_by_its_id(client: Client, shard: int) -> None:
     """A request is found wherever it stands, by its whole id, and not where it does not."""
     entries = [b'["id-%d","send"]' % number for number in range(1_201)]
-    outbox.accept(client, {shard: entries})
+    outbox.accept(client, {shard: [outbox.Offer(entry) for entry in entries]})
 
     for number in (0, 499, 500, 1_000, 1_200):
         assert outbox.holds(client, [shard + 1, shard], f"id-{number}") == entries[number]
@@ -800,7 +866,7 @@ def test_a_script_without_its_header_is_refused(tmp_path: Path) -> None:
 def test_each_script_is_tested_here() -> None:
     """A new script comes with its tests."""
     assert set(SCRIPTS) == {
-        "acknowledge", "append", "append_group", "connect", "count", "disconnect", "end_session", "fail", "find_request",
+        "accept", "acknowledge", "append", "append_group", "connect", "count", "disconnect", "end_session", "fail", "find_request",
         "forget_device", "open_inbox", "pop", "register_device",
         "read_group", "read_inbox", "release_lease", "remember_session", "take_lease", "tombstone", "tombstone_group",
     }  # fmt: skip

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gevent.event import AsyncResult
 
+from models.errors import StoreUnavailable
 from models.requests import Request, conversation_key, decode, mint_id
 from models.store import outbox
-from webapp.services import Acceptor
+from webapp.services import Acceptor, Failure, RateExceeded, Terms
 
 _SHARDS = 8
 
@@ -19,9 +21,10 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     """Every (shard, entry) that was written, in order."""
     found: list[tuple[int, bytes]] = []
 
-    def accept(_client: object, entries: dict[int, list[bytes]]) -> outbox.Appended:
-        found.extend((shard, entry) for shard, some in entries.items() for entry in some)
-        return outbox.Appended(is_heard=True, lengths=dict.fromkeys(entries, 1))
+    def accept(_client: object, offers: dict[int, list[outbox.Offer]], _rate: object) -> outbox.Appended:
+        found.extend((shard, offer.entry) for shard, some in offers.items() for offer in some)
+        refusals = {shard: [outbox.APPENDED] * len(some) for shard, some in offers.items()}
+        return outbox.Appended(is_heard=True, lengths=dict.fromkeys(offers, 1), refusals=refusals)
 
     monkeypatch.setattr(outbox, "accept", accept)
     return found
@@ -48,7 +51,7 @@ def _request(sender_id: int, to_id: int, number: int) -> Request:
 
 def test_a_conversation_stays_in_one_list_in_the_order_of_acceptance(written: list[tuple[int, bytes]]) -> None:
     """Whoever of the two sends, and whatever the id: only one list keeps their order (G4)."""
-    settings: Any = SimpleNamespace(outbox_shards=_SHARDS, outbox_max_entries=1_000)
+    settings: Any = SimpleNamespace(outbox_shards=_SHARDS, outbox_max_entries=1_000, rate_limit_sends="off")
     nobody: Any = None
     acceptor = Acceptor(settings, nobody, nobody)
     requests = [_request(*((1, 2) if number % 2 else (2, 1)), number) for number in range(40)]
@@ -59,3 +62,35 @@ def test_a_conversation_stays_in_one_list_in_the_order_of_acceptance(written: li
 
     assert len({shard for shard, _ in written}) == 1
     assert [decode(entry).id for _, entry in written] == [request.id for request in requests]
+
+
+def test_what_is_offered_again_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try that Redis has not answered may have taken place: what refuses the next one refutes nothing (G6)."""
+    offered: list[outbox.Offer] = []
+    left_ms = 700
+
+    def accept(_client: object, offers: dict[int, list[outbox.Offer]], _rate: object) -> outbox.Appended:
+        offered.extend(offer for some in offers.values() for offer in some)
+        if len(offered) == 1:
+            raise StoreUnavailable("no answer")
+        return outbox.Appended(True, {}, {shard: [left_ms] * len(some) for shard, some in offers.items()})
+
+    monkeypatch.setattr(outbox, "accept", accept)
+    settings: Any = SimpleNamespace(outbox_shards=_SHARDS, outbox_max_entries=1_000, rate_limit_sends="1 per second")
+    nobody: Any = None
+    acceptor = Acceptor(settings, nobody, nobody)
+    terms = Terms((1, "default", "s-1"), is_counted=True)
+
+    acceptor.start()
+    failures = []
+    for number in range(2):
+        told: AsyncResult[Failure | None] = AsyncResult()
+        acceptor.submit(_request(1, 2, number), told.set, terms)
+        failures.append(told.get(timeout=5.0))
+
+    assert isinstance(failures[0], StoreUnavailable)
+    assert isinstance(failures[1], RateExceeded)
+    assert failures[1].left_ms == left_ms
+    assert [(offer.session, offer.counted_as) for offer in offered] == [
+        (terms.session, counted) for counted in (1, None, 1)
+    ]

@@ -6,15 +6,16 @@ import time
 
 from flask import Blueprint, Response
 
-from models.errors import StoreUnavailable
+from models.errors import Overloaded, StoreUnavailable
 from models.requests import Request, conversation_key
 from schemas import envelope
 from schemas.answers import Accepted, Message, MessageState, Trace
 from schemas.messages import MESSAGE_PARAMS
+from schemas.params import InvalidParams
 from schemas.recall import RECALL_PARAMS
 from schemas.sending import SEND_PARAMS
 from settings import Settings
-from webapp.auth import Caller, Gatekeeper
+from webapp.auth import Caller, Gatekeeper, caller_of, token_of
 from webapp.delivery_state import DeliveryStates
 from webapp.errors import FAILURES, POLICY_REFUSALS, ApiError
 from webapp.http import answer, read_body, read_params, this_request
@@ -23,9 +24,10 @@ from webapp.limiting import Limits
 from webapp.repeaters import SEND_PATH, credential_of_send
 from webapp.routes import describe
 from webapp.sending import build_send
-from webapp.services import Acceptor
+from webapp.services import NO_TERMS, Acceptor, RateExceeded, SessionUnknown, Terms
 from webapp.sockets.office import SocketOffice
 from webapp.sockets.registry import Registry, VerdictWait
+from webapp.tokens import Claims
 from webapp.traces import Traces
 
 
@@ -42,14 +44,19 @@ def make_blueprint(
 ) -> Blueprint:
     blueprint = Blueprint("messages", __name__)
 
-    def decided(caller: Caller, accepted: Request, wait: VerdictWait, seconds: float) -> Response:
-        """Accept a request and answer with its verdict, or with 202 where none came in time."""
+    def decided(
+        caller: Caller, accepted: Request, wait: VerdictWait, seconds: float, terms: Terms = NO_TERMS
+    ) -> Response:
+        """Accept a request and answer with its verdict, or with 202 where none came in time.
+
+        Raises SessionUnknown, RateExceeded, Overloaded: it was not accepted.
+        """
         if seconds <= 0 and (accepted.client_msg_id is not None or accepted.kind == "recall"):
             # Nobody waits for what a drain says to a repeat, so a verdict that stands is asked for.
             standing = states.verdict_of(accepted)
             if standing is not None:
                 return settled(caller, *standing)
-        acceptor.submit(accepted, wait.accepted)
+        acceptor.submit(accepted, wait.accepted, terms)
         try:
             result = wait.get(seconds)
         except StoreUnavailable as error:
@@ -65,6 +72,30 @@ def make_blueprint(
         failure = FAILURES[code or "internal_error"]
         text = failure.text(language_of_request(settings.language), role=caller.role)
         return answer(envelope.fail(failure.code, text), failure.status)
+
+    def check(claims: Claims, terms: Terms) -> None:
+        """Ask now what the acceptance would ask for. Raises ApiError."""
+        if terms.session is not None:
+            gatekeeper.admit_claims(claims)
+        if terms.is_counted:
+            limits.count_send(claims.user_id, credential_of_send(this_request().environ))
+
+    def sent(claims: Claims, terms: Terms, seconds: float) -> Response:
+        """Send what the request asks for. Raises SessionUnknown: nothing was accepted."""
+        asked, caller = this_request(), caller_of(claims)
+        with VerdictWait(registry) as wait:
+            try:
+                request = build_send(caller, settings, (process_id, wait.number), asked.args, read_body())
+            except (ApiError, InvalidParams):
+                check(claims, terms)  # whoever may not send is told that first
+                raise
+            try:
+                return decided(caller, request, wait, seconds, terms)
+            except RateExceeded as exceeded:
+                raise limits.refused_send(exceeded.left_ms, credential_of_send(asked.environ)) from exceeded
+            except Overloaded:
+                check(claims, terms)
+                raise
 
     @blueprint.post(SEND_PATH)
     @describe(
@@ -85,14 +116,18 @@ def make_blueprint(
     )
     def post_message() -> Response:
         asked = this_request()
-        counting = limits.counting_send(credential_of_send(asked.environ))
-        caller = gatekeeper.caller(counting.start)
-        counting.check()
-        with VerdictWait(registry) as wait:
-            accepted = build_send(caller, settings, (process_id, wait.number), asked.args, read_body())
-            prefers_async = "respond-async" in asked.environ.get("HTTP_PREFER", "").lower()
-            seconds = 0.0 if prefers_async else settings.send_wait_seconds
-            return decided(caller, accepted, wait, seconds)
+        claims = gatekeeper.read(token_of(asked))
+        terms = Terms((claims.user_id, claims.device, claims.session_id), is_counted=True)
+        prefers_async = "respond-async" in asked.environ.get("HTTP_PREFER", "").lower()
+        seconds = 0.0 if prefers_async else settings.send_wait_seconds
+        if seconds <= 0:
+            check(claims, terms)  # before a verdict that stands is looked up
+            return sent(claims, NO_TERMS, seconds)
+        try:
+            return sent(claims, terms, seconds)
+        except SessionUnknown:
+            gatekeeper.admit_claims(claims)
+            return sent(claims, Terms(is_counted=True), seconds)
 
     @blueprint.post("/api/chat/revokeMessage")
     @describe(

@@ -9,7 +9,7 @@ import gevent
 import orjson
 import structlog
 
-from models.errors import ModelError, Overloaded, StoreUnavailable
+from models.errors import ModelError, Overloaded
 from models.store.bus import Verdict
 from schemas import frames
 from schemas.params import Fault, InvalidParams
@@ -17,9 +17,8 @@ from settings import Settings
 from webapp.auth import Caller, Gatekeeper
 from webapp.counts import counts
 from webapp.errors import FAILURES, ApiError
-from webapp.limiting import Limits
 from webapp.sending import build_send
-from webapp.services import Acceptor
+from webapp.services import Acceptor, Failure, RateExceeded, Terms
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.connection import Connection, now_ms
 from webapp.sockets.registry import Registry
@@ -31,6 +30,8 @@ _BAD_REF = Fault("ref 必须是不超过 64 个字符的文本或数字", "`ref`
 _NO_CLIENT_ID = Fault("客户端消息编号不能为空", "`clientMsgId` is missing")
 _BAD_TOKEN = Fault("Token 不合法", FAILURES["token_invalid"].en)  # ORIG 2.1
 
+_COUNTED = Terms(is_counted=True)  # its session is the connection's: where it ends, the connection does
+
 
 class Inbound:
     def __init__(
@@ -40,14 +41,12 @@ class Inbound:
         registry: Registry,
         acceptor: Acceptor,
         gatekeeper: Gatekeeper,
-        limits: Limits,
     ) -> None:
         self._settings = settings
         self._process_id = process_id
         self._registry = registry
         self._acceptor = acceptor
         self._gatekeeper = gatekeeper
-        self._limits = limits
         # Protocol 2 frames that others take, by their type. A taker must not block.
         self.takers: dict[str, Callable[[Connection, dict[str, Any]], None]] = {}
 
@@ -129,21 +128,17 @@ class Inbound:
             connection.take_ref(request.id, ref)
             connection.send_text(frames.send_failed(ref, request.id, code, _text(code, connection)))
 
-        def counted(wait_ms: int | None) -> None:
-            if wait_ms is not None:
+        def accepted(failure: Failure | None) -> None:
+            if isinstance(failure, RateExceeded):
+                counts.bounds["RATE_LIMIT_SENDS"] += 1
                 give_up("rate_limited")
-                return
-            try:
-                self._acceptor.submit(request, accepted)
-            except Overloaded:
-                give_up("overloaded")
-
-        def accepted(_: None, error: StoreUnavailable | None) -> None:
-            if error is not None:
+            elif failure is not None:
                 give_up("outcome_unknown")
 
-        # Answers come in the order of the questions, so sends stay in order.
-        self._limits.ask_send(connection.user_id, counted)
+        try:
+            self._acceptor.submit(request, accepted, _COUNTED)
+        except Overloaded:
+            give_up("overloaded")
 
     def _settle(self, connection: Connection, wait: int, ref: Any, verdict: Verdict, body: bytes | None) -> None:
         connection.waits.discard(wait)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gevent.event import AsyncResult
 
-from models.errors import StoreUnavailable
 from models.store.bus import Verdict
 from webapp.counts import counts
+from webapp.services import Failure
 from webapp.sockets.connection import Connection
 
 OnVerdict = Callable[[Verdict, "bytes | None"], None]  # verdict, and the Message where it was stored
@@ -88,17 +88,17 @@ class VerdictWait:
         self._acceptance: AsyncResult[None] = AsyncResult()
         self.number = registry.open_wait(lambda verdict, body: self._verdict.set((verdict, body)))
 
-    def accepted(self, _: None, error: StoreUnavailable | None) -> None:
-        """Take what `Acceptor.submit` has to tell: the request is durable, or whether it is remains unknown."""
-        if error is None:
+    def accepted(self, failure: Failure | None) -> None:
+        """Take what `Acceptor.submit` has to tell: the request is durable, or what failed."""
+        if failure is None:
             self._acceptance.set()
         else:
-            self._acceptance.set_exception(error)
+            self._acceptance.set_exception(failure)
             if not self._verdict.ready():
-                self._verdict.set_exception(error)
+                self._verdict.set_exception(failure)
 
     def get(self, seconds: float) -> tuple[Verdict, bytes | None] | None:
-        """Return the verdict; None: it did not come in time, but the request is durable. Raises StoreUnavailable.
+        """Return the verdict; None: it did not come in time, but the request is durable. Raises what `accepted` was told.
 
         One wait for both: most verdicts come so soon that to wake up for the acceptance first would cost a twentieth of a send.
         """
