@@ -32,6 +32,7 @@ log = structlog.get_logger()
 _MAX_FAILURES = 3
 _NO_FENCE = 0  # older than every fence: nothing can be committed under it
 _MAX_NOTICES_SWEPT = 500
+_LOOK_SECONDS = 0.1  # after which the lists are looked at, whatever the doorbell has told
 _UNPOPPED_SECONDS = 0.02  # for which what is settled waits for a batch to be popped with
 # A process decides some thousand requests a second. Where there is more to do, batches grow, and so does the time each takes.
 _SLOW_BATCH_SECONDS = 0.025
@@ -76,6 +77,9 @@ class Drain:
         self._renew_at = 0.0
         self._news: list[Command] = []  # publications of what is settled, which go out with the next look
         self._settled: Counter[int] = Counter()  # shard -> how many at its list's head are settled, but not popped yet
+        # Shard -> the place of the last entry that was read; where it is missing, only a look shows what is next.
+        self._ends: dict[int, int] = {}
+        self._look_at = 0.0  # in any case
         self._doorbell = outbox.Doorbell(client)
         self.has_successor = False  # whether the last run has rung for one
         self._slow_batches = 0  # in a row
@@ -96,6 +100,7 @@ class Drain:
         self.has_successor = False
         self._news.clear()
         self._settled.clear()
+        self._look_at = 0.0
         self._slow_batches, self._has_called, self._given = 0, False, set()
         self._decider.forget_order()
         leave_at = time.monotonic() + self._settings.drain_max_seconds
@@ -107,7 +112,8 @@ class Drain:
             while True:
                 if batch:
                     started, cpu_started = time.monotonic(), time.process_time()
-                    self._settle(batch)
+                    if not self._settle(batch):
+                        self._ends.clear()
                     self._seek_help(time.monotonic() - started, time.process_time() - cpu_started, ring)
                 left = leave_at - time.monotonic()
                 if left <= 0:
@@ -160,21 +166,49 @@ class Drain:
         if time.monotonic() >= self._given_until:
             self._given.clear()
         self._keep_leases()
-        self._doorbell.wait(0)  # what rang until now is answered by this look
-        heads, waiting = self._look()
-        if waiting and self._take_free():
-            heads, _ = self._look()
+        heads = self._hear()
+        if heads is None:
+            heads, waiting = self._look()
+            if waiting and self._take_free():
+                heads, _ = self._look()
         decoded = {shard: self._decode(shard, raw) for shard, raw in heads.items() if raw}
         if all(head.requests for head in decoded.values()):
             return decoded
         return self._read()  # an entry was buried: look at what stood behind it
+
+    def _hear(self) -> dict[int, list[bytes]] | None:
+        """Tell the news, and give what the doorbell has told since what was read last. None: the lists must be looked at.
+
+        A ring says where its entries stand, so what a look has shown already is passed over, and a gap is noticed.
+        """
+        if self._given or time.monotonic() >= self._look_at or not self._fences.keys() <= self._ends.keys():
+            self._doorbell.answer()  # by the look
+            return None
+        news, self._news = self._news, []
+        run(self._client, news)  # first, so that what comes meanwhile is heard
+        told = self._doorbell.answer()
+        if told is None:
+            return None
+        heads: dict[int, list[bytes]] = {}
+        for shard, start, seen in told:
+            if shard not in self._fences or seen.end is None or seen.end <= self._ends[shard]:
+                continue
+            head = heads.setdefault(shard, [])
+            head += seen.entries
+            if start != self._ends[shard] or len(head) > self._settings.drain_batch_requests:
+                return None
+            self._ends[shard] = seen.end
+        return heads
 
     def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:
         """Tell the news, and look at what stands behind what is settled, and elsewhere."""
         others = [shard for shard in self._shards if shard not in self._fences]
         held = {shard: self._settled[shard] for shard in self._fences}
         news, self._news = self._news, []
-        return outbox.look(self._client, held, others, self._settings.drain_batch_requests, news)
+        seen, waiting = outbox.look(self._client, held, others, self._settings.drain_batch_requests, news)
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._ends = {shard: one.end for shard, one in seen.items() if one.end is not None}
+        return {shard: one.entries for shard, one in seen.items()}, waiting
 
     def _unsaid(self) -> list[Command]:
         """Give the commands that tell the news of what is settled, and then remove it; both are forgotten."""
@@ -191,6 +225,7 @@ class Drain:
             except ValueError as error:
                 # Nobody can be told: it says neither who sent it nor what it is.
                 log.error("entry_undecodable", shard=shard, error=str(error))
+                self._ends.pop(shard, None)  # what stands behind it is read again
                 if not requests:
                     self._bury(shard, entry)
                     return self._decode(shard, raw[1:])
@@ -241,6 +276,7 @@ class Drain:
         run(self._client, self._unsaid())  # while they are ours
         for shard in shards:
             del self._fences[shard]
+            self._ends.pop(shard, None)
         self._doorbell.drop(shards)
         outbox.release_leases(self._client, shards, self._token)
 
@@ -249,6 +285,7 @@ class Drain:
             log.warning("shard_lost", shard=shard)
             self._fences.pop(shard, None)
             self._settled.pop(shard, None)
+            self._ends.pop(shard, None)
             self._doorbell.drop([shard])
             self._decider.forget_order()
 

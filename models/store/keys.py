@@ -10,6 +10,10 @@ def outbox(shard: int) -> str:
     return f"outbox:{{s{shard}}}"
 
 
+def popped(shard: int) -> str:
+    return f"popped:{{s{shard}}}"
+
+
 def dead(shard: int) -> str:
     return f"dead:{{s{shard}}}"
 

@@ -16,6 +16,7 @@ from models.store.counters import Rate
 
 _BELL_MS = 1_000
 _WORKER_SEEN_MS = 10_000
+_MAX_TOLD_BYTES = 65_536  # of entries by the doorbell: a drain that is slow to hear is cut off at some megabytes
 APPENDED, NO_SESSION = 0, -1
 _NO_RATE = Rate("", 1, 0)
 
@@ -37,8 +38,9 @@ class Offer:
 class Appended:
     """What an append has brought to light.
 
-    is_heard: whether each shard's drain has heard it; lengths: how many entries each list has now, of those appended to
-    refusals: per shard and offer APPENDED, NO_SESSION, or the ms until its sender may send again
+        is_heard: whether each shard's drain has heard it; lengths: how many entries each list has now, of those appended to
+        refusals: per shard and offer _MAX_TOLD_BYTES = 65_536  # of entries by the doorbell: a drain that is slow to hear is cut off at some megabytes
+    APPENDED, NO_SESSION, or the ms until its sender may send again
     """
 
     is_heard: bool
@@ -63,8 +65,8 @@ def accept(client: Client, offers: Mapping[int, Sequence[Offer]], rate: Rate | N
 
 
 def _accept_command(shard: int, offers: Sequence[Offer], rate: Rate) -> Command:
-    names: list[str] = [keys.outbox(shard)]
-    args: list[Any] = [keys.doorbell(shard), rate.window_ms, rate.most, int(rate.is_kept)]
+    names: list[str] = [keys.outbox(shard), keys.popped(shard)]
+    args: list[Any] = [keys.doorbell(shard), shard, _MAX_TOLD_BYTES, rate.window_ms, rate.most, int(rate.is_kept)]
     for offer in offers:
         if offer.session is None:
             args += (offer.entry, 0, "", "")
@@ -98,17 +100,34 @@ def needs_bell(client: Client, shards: Sequence[int]) -> bool:
     return any(counts) and not heard
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Entries of a shard, in order, as a look or the doorbell shows them.
+
+    end: the place of the last of them in all that was ever appended there; None: more may stand behind them
+    """
+
+    entries: list[bytes]
+    end: int | None
+
+
 def look(
     client: Client, held: Mapping[int, int], others: Sequence[int], most: int, first: Sequence[Command] = ()
-) -> tuple[dict[int, list[bytes]], list[int]]:
+) -> tuple[dict[int, Seen], list[int]]:
     """Return the oldest entries of the shards we hold, `most` per shard, and which of the others have any. Removes nothing.
 
     held: how many at the head of each list to pass over; first: what else Redis is to do, before
     """
-    heads = [("LRANGE", keys.outbox(shard), first, first + most - 1) for shard, first in held.items()]
-    answers = run(client, [*first, *heads, *(("LLEN", keys.outbox(shard)) for shard in others)])[len(first) :]
-    waiting = [shard for shard, count in zip(others, answers[len(held) :], strict=True) if count]
-    return dict(zip(held, answers, strict=False)), waiting
+    # Only who holds a shard pops of it, so nothing is popped between the two questions.
+    counts = [("GET", keys.popped(shard)) for shard in held]
+    heads = [("LRANGE", keys.outbox(shard), skip, skip + most - 1) for shard, skip in held.items()]
+    lengths = [("LLEN", keys.outbox(shard)) for shard in others]
+    answers = run(client, [*first, *counts, *heads, *lengths])[len(first) :]
+    popped, heard, waiting = answers[: len(held)], answers[len(held) : 2 * len(held)], answers[2 * len(held) :]
+    seen = {}
+    for (shard, skip), count, entries in zip(held.items(), popped, heard, strict=True):
+        seen[shard] = Seen(entries, int(count or 0) + skip + len(entries) if len(entries) < most else None)
+    return seen, [shard for shard, count in zip(others, waiting, strict=True) if count]
 
 
 def take_leases(client: Client, shards: Sequence[int], token: str, lease_ms: int) -> list[int]:
@@ -154,7 +173,7 @@ def backlog(client: Client, shards: Sequence[int]) -> dict[int, tuple[int, bytes
 
 def pop_command(shard: int, token: str, count: int) -> Command:
     """Remove the first `count` entries of a shard, if its lease is still ours."""
-    return SCRIPTS["pop"].call([keys.outbox(shard), keys.lease(shard)], [token, count])
+    return SCRIPTS["pop"].call([keys.outbox(shard), keys.lease(shard), keys.popped(shard)], [token, count])
 
 
 def bury_command(shard: int, entry: bytes) -> Command:
@@ -182,6 +201,7 @@ class Doorbell:
 
     def __init__(self, client: Client) -> None:
         self._ear = client.listen()
+        self._rings: list[bytes] = []
 
     def open(self) -> None:
         """Hear of shards that nobody holds. Raises StoreUnavailable."""
@@ -199,11 +219,34 @@ class Doorbell:
             self._ear.unsubscribe(*map(keys.doorbell, shards))
 
     def wait(self, seconds: float) -> bool:
-        """Return whether it rang within the time; however often before counts as once. Raises StoreUnavailable."""
+        """Return whether it has rung since the last `answer`, or does within the time. Raises StoreUnavailable."""
         with translated():
-            return bool(self._ear.wait(seconds))
+            self._rings += self._ear.wait(0 if self._rings else seconds)
+        return bool(self._rings)
+
+    def answer(self) -> list[tuple[int, int, Seen]] | None:
+        """Return what was appended, as it rang until now: shard, place of the entry before them, and the entries.
+
+        None: it rang for something that only a look can show. Raises StoreUnavailable.
+        """
+        self.wait(0)
+        rings, self._rings = self._rings, []
+        told = [_parse_ring(ring) for ring in rings]
+        return None if None in told else [ring for ring in told if ring is not None]
 
     def close(self) -> None:
         """Hear nothing any more: whoever rings now finds that nobody is there. Raises StoreUnavailable."""
+        self._rings.clear()
         with translated():
             self._ear.unsubscribe_all()
+
+
+def _parse_ring(ring: bytes) -> tuple[int, int, Seen] | None:
+    """Read what `accept` tells. None: it names no entries, or not all."""
+    head, _, told = ring.partition(b"\n")
+    entries = told.split(b"\n") if told else []
+    numbers = head.split()
+    if len(numbers) != 3 or len(entries) != int(numbers[2]):
+        return None
+    shard, end, count = map(int, numbers)
+    return shard, end - count, Seen(entries, end)

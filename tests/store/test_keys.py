@@ -59,7 +59,13 @@ def test_keys_of_an_owner_share_a_hash_tag() -> None:
         "inbox", "cursor", "online", "sessions", "single_log"
     }  # fmt: skip
     assert {name for name, found in tags.items() if found == ["g<gid>"]} == {"group_log", "group_cursor"}
-    assert {name for name, found in tags.items() if found == ["s<n>"]} == {"outbox", "dead", "lease", "doorbell"}
+    assert {name for name, found in tags.items() if found == ["s<n>"]} == {
+        "outbox",
+        "popped",
+        "dead",
+        "lease",
+        "doorbell",
+    }
     assert {name for name, found in tags.items() if not found} == {
         "process_channel", "ticket", "counter", "failures", "ANNOUNCED", "BELL", "DOORBELL", "WORKER_SEEN"
     }  # fmt: skip
