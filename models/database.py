@@ -78,6 +78,8 @@ class Database:
             **({"hongyan_reads": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
         self._writer = engine.execution_options(hongyan_writes=True)
+        self._is_keeping = False
+        self._kept: Connection | None = None
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -91,8 +93,28 @@ class Database:
 
         IntegrityError passes through: the operation that can meet one knows what it means.
         """
-        with _translated(), self._writer.begin() as connection:
-            yield connection
+        with _translated():
+            if not self._is_keeping:
+                with self._writer.begin() as connection:
+                    yield connection
+                return
+            if self._kept is None:
+                self._kept = self._writer.connect()
+            with self._kept.begin():
+                yield self._kept
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Write over one connection as long as the block lasts, if only one thread does: to take and return it costs as much
+        as several statements. One that has failed fails until then.
+        """
+        self._is_keeping = True
+        try:
+            yield
+        finally:
+            kept, self._kept, self._is_keeping = self._kept, None, False
+            if kept is not None:
+                kept.close()
 
 
 def engine_options(database_url: str, *, in_one_thread: bool) -> dict[str, Any]:

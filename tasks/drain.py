@@ -103,35 +103,39 @@ class Drain:
         self._look_at = 0.0
         self._slow_batches, self._has_called, self._given = 0, False, set()
         self._decider.forget_order()
-        leave_at = time.monotonic() + self._settings.drain_max_seconds
         try:
-            self._doorbell.open()
-            outbox.answer_bell(self._client)
-            self._sweep_notices()
-            batch = self._read()
-            while True:
-                if batch:
-                    started, cpu_started = time.monotonic(), time.process_time()
-                    if not self._settle(batch):
-                        self._ends.clear()
-                    self._seek_help(time.monotonic() - started, time.process_time() - cpu_started, ring)
-                left = leave_at - time.monotonic()
-                if left <= 0:
-                    break
-                if left <= _SUCCESSION_SECONDS and self._counts and not self.has_successor:
-                    self.has_successor = True
-                    ring()
-                if not batch:
-                    self._slow_batches = 0
-                    if not self._wait(left):
-                        break
-                batch = self._read()
+            with self._database.keeping():
+                self._serve(ring)
         finally:
             self._leave()
         counts = {name: self._counts[name] for name in ("decided", "refused", "batches")}
         if counts["batches"]:
             log.info("drain_left", **counts)
         return counts
+
+    def _serve(self, ring: Callable[[], None]) -> None:
+        leave_at = time.monotonic() + self._settings.drain_max_seconds
+        self._doorbell.open()
+        outbox.answer_bell(self._client)
+        self._sweep_notices()
+        batch = self._read()
+        while True:
+            if batch:
+                started, cpu_started = time.monotonic(), time.process_time()
+                if not self._settle(batch):
+                    self._ends.clear()
+                self._seek_help(time.monotonic() - started, time.process_time() - cpu_started, ring)
+            left = leave_at - time.monotonic()
+            if left <= 0:
+                break
+            if left <= _SUCCESSION_SECONDS and self._counts and not self.has_successor:
+                self.has_successor = True
+                ring()
+            if not batch:
+                self._slow_batches = 0
+                if not self._wait(left):
+                    break
+            batch = self._read()
 
     def _wait(self, left: float) -> bool:
         """Wait for something to do, at most so many seconds. False: there is nothing."""
