@@ -141,8 +141,6 @@ def app_programs(settings: Settings) -> list[Program]:
     celery = (_PYTHON, "-m", "celery", "-A", "celery_worker")
     worker = (*celery, "worker", "--pool", "solo", "--concurrency", "1", "-E", "--without-gossip", "--without-mingle")
     quiet = ("-l", "WARNING")
-    # Nobody waits for these: each second beat takes a processor for some milliseconds, and messages waited for it.
-    behind = ("nice", "-n", "10")
     drains = [
         Program(f"worker-{number}", (*worker, *quiet, "-Q", "drain", "-n", f"drain{number}@%h"))
         for number in range(1, settings.worker_processes + 1)
@@ -152,12 +150,12 @@ def app_programs(settings: Settings) -> list[Program]:
     return [
         Program("web", (_PYTHON, "-m", "gunicorn", "-c", "webapp/gunicorn_conf.py", "wsgi:app")),
         *drains,
-        Program("worker-housekeeping", (*behind, *worker, *quiet, "-Q", "housekeeping", "-n", "housekeeping@%h")),
-        Program("beat", (*behind, *celery, "beat", "-s", schedule, "--pidfile=", *quiet)),
+        Program("worker-housekeeping", (*worker, *quiet, "-Q", "housekeeping", "-n", "housekeeping@%h")),
+        Program("beat", (*celery, "beat", "-s", schedule, "--pidfile=", *quiet)),
         # Loopback only: flower's /metrics and /healthcheck ask for no password.
         Program(
             "flower",
-            (*behind, *celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"),
+            (*celery, "flower", "--address=127.0.0.1", f"--port={settings.flower_port}"),
             stop_seconds=_FLOWER_STOP_SECONDS,
         ),
     ]

@@ -79,7 +79,7 @@ class Drain:
         self._settled: Counter[int] = Counter()  # shard -> how many at its list's head are settled, but not popped yet
         # Shard -> the place of the last entry that was read; where it is missing, only a look shows what is next.
         self._ends: dict[int, int] = {}
-        self._look_at = 0.0  # in any case
+        self._look_at = 0.0  # when the lists are looked at in any case
         self._doorbell = outbox.Doorbell(client)
         self.has_successor = False  # whether the last run has rung for one
         self._slow_batches = 0  # in a row
@@ -123,7 +123,7 @@ class Drain:
             if batch:
                 started, cpu_started = time.monotonic(), time.process_time()
                 if not self._settle(batch):
-                    self._ends.clear()
+                    self._look_at = 0.0
                 self._seek_help(time.monotonic() - started, time.process_time() - cpu_started, ring)
             left = leave_at - time.monotonic()
             if left <= 0:
@@ -229,7 +229,7 @@ class Drain:
             except ValueError as error:
                 # Nobody can be told: it says neither who sent it nor what it is.
                 log.error("entry_undecodable", shard=shard, error=str(error))
-                self._ends.pop(shard, None)  # what stands behind it is read again
+                self._look_at = 0.0  # what stands behind it is read again
                 if not requests:
                     self._bury(shard, entry)
                     return self._decode(shard, raw[1:])
@@ -280,7 +280,6 @@ class Drain:
         run(self._client, self._unsaid())  # while they are ours
         for shard in shards:
             del self._fences[shard]
-            self._ends.pop(shard, None)
         self._doorbell.drop(shards)
         outbox.release_leases(self._client, shards, self._token)
 
@@ -289,7 +288,7 @@ class Drain:
             log.warning("shard_lost", shard=shard)
             self._fences.pop(shard, None)
             self._settled.pop(shard, None)
-            self._ends.pop(shard, None)
+            self._look_at = 0.0  # perhaps it is free already
             self._doorbell.drop([shard])
             self._decider.forget_order()
 

@@ -85,6 +85,14 @@ MUTANTS = (
         CRASHES,
     ),
     Mutant(
+        "heard-across-a-gap",
+        "G1: a drain that has missed a ring removes what it was not told of with what it was",
+        "tasks/drain.py",
+        "            if start != self._ends[shard] or len(head)",
+        "            if len(head)",
+        ("tests/model/test_drain_hearing.py",),
+    ),
+    Mutant(
         "pop-without-lease",
         "G1: a drain that was stopped and woken removes what others have accepted since",
         "models/store/scripts/pop.lua",
