@@ -69,6 +69,8 @@ def keeping(tmp_path: Path) -> Iterator[Client]:
         "",
         "--appendonly",
         "yes",
+        "--appendfsync",  # else a write may stand behind a sync that is under way, and the file's size behind the write
+        "always",
         "--dir",
         str(tmp_path),
     ]
