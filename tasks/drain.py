@@ -190,18 +190,18 @@ class Drain:
             return None
         news, self._news = self._news, []
         run(self._client, news)  # first, so that what comes meanwhile is heard
-        told = self._doorbell.answer()
-        if told is None:
+        rings = self._doorbell.answer()
+        if rings is None:
             return None
         heads: dict[int, list[bytes]] = {}
-        for shard, start, seen in told:
-            if shard not in self._fences or seen.end is None or seen.end <= self._ends[shard]:
+        for ring in rings:
+            if ring.shard not in self._fences or ring.end <= self._ends[ring.shard]:
                 continue
-            head = heads.setdefault(shard, [])
-            head += seen.entries
-            if start != self._ends[shard] or len(head) > self._settings.drain_batch_requests:
+            head = heads.setdefault(ring.shard, [])
+            head += ring.entries
+            if ring.start != self._ends[ring.shard] or len(head) > self._settings.drain_batch_requests:
                 return None
-            self._ends[shard] = seen.end
+            self._ends[ring.shard] = ring.end
         return heads
 
     def _look(self) -> tuple[dict[int, list[bytes]], list[int]]:

@@ -88,7 +88,7 @@ MUTANTS = (
         "heard-across-a-gap",
         "G1: a drain that has missed a ring removes what it was not told of with what it was",
         "tasks/drain.py",
-        "            if start != self._ends[shard] or len(head)",
+        "            if ring.start != self._ends[ring.shard] or len(head)",
         "            if len(head)",
         ("tests/model/test_drain_hearing.py",),
     ),

@@ -48,10 +48,6 @@ class Redis:
         """Raises StoreUnavailable."""
         return self._batcher.call(command)
 
-    def ask(self, command: Command, done: Callable[[Any, StoreUnavailable | None], None]) -> None:
-        """Send a command without waiting; `done` gets its answer, or the error, and must not block."""
-        self._batcher.submit(command, done)
-
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """Send many commands at once, apart from what others ask for. Raises StoreUnavailable."""
         return run(self.client, commands)

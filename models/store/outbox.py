@@ -38,9 +38,8 @@ class Offer:
 class Appended:
     """What an append has brought to light.
 
-        is_heard: whether each shard's drain has heard it; lengths: how many entries each list has now, of those appended to
-        refusals: per shard and offer _MAX_TOLD_BYTES = 65_536  # of entries by the doorbell: a drain that is slow to hear is cut off at some megabytes
-    APPENDED, NO_SESSION, or the ms until its sender may send again
+    is_heard: whether each shard's drain has heard it; lengths: how many entries each list has now, of those appended to
+    refusals: per shard and offer APPENDED, NO_SESSION, or the ms until its sender may send again
     """
 
     is_heard: bool
@@ -102,7 +101,7 @@ def needs_bell(client: Client, shards: Sequence[int]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Entries of a shard, in order, as a look or the doorbell shows them.
+    """Entries of a shard, in order, as a look shows them.
 
     end: the place of the last of them in all that was ever appended there; None: more may stand behind them
     """
@@ -193,6 +192,20 @@ def has_worker(client: Client) -> bool:
     return bool(run(client, [("EXISTS", keys.WORKER_SEEN)])[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """What the doorbell has told of a shard: the entries, and the place of the last of them, as in `Seen`."""
+
+    shard: int
+    end: int
+    entries: list[bytes]
+
+    @property
+    def start(self) -> int:
+        """The place of the entry before them."""
+        return self.end - len(self.entries)
+
+
 class Doorbell:
     """A drain's ears while it is at work: the shards it holds, and whatever nobody holds.
 
@@ -224,15 +237,12 @@ class Doorbell:
             self._rings += self._ear.wait(0 if self._rings else seconds)
         return bool(self._rings)
 
-    def answer(self) -> list[tuple[int, int, Seen]] | None:
-        """Return what was appended, as it rang until now: shard, place of the entry before them, and the entries.
-
-        None: it rang for something that only a look can show. Raises StoreUnavailable.
-        """
+    def answer(self) -> list[Ring] | None:
+        """Return what was appended, as it rang until now. None: it rang for what only a look can show. Raises StoreUnavailable."""
         self.wait(0)
-        rings, self._rings = self._rings, []
-        told = [_parse_ring(ring) for ring in rings]
-        return None if None in told else [ring for ring in told if ring is not None]
+        heard, self._rings = self._rings, []
+        rings = [ring for ring in map(_parse_ring, heard) if ring is not None]
+        return rings if len(rings) == len(heard) else None
 
     def close(self) -> None:
         """Hear nothing any more: whoever rings now finds that nobody is there. Raises StoreUnavailable."""
@@ -241,12 +251,11 @@ class Doorbell:
             self._ear.unsubscribe_all()
 
 
-def _parse_ring(ring: bytes) -> tuple[int, int, Seen] | None:
+def _parse_ring(payload: bytes) -> Ring | None:
     """Read what `accept` tells. None: it names no entries, or not all."""
-    head, _, told = ring.partition(b"\n")
+    head, _, told = payload.partition(b"\n")
     entries = told.split(b"\n") if told else []
     numbers = head.split()
     if len(numbers) != 3 or len(entries) != int(numbers[2]):
         return None
-    shard, end, count = map(int, numbers)
-    return shard, end - count, Seen(entries, end)
+    return Ring(int(numbers[0]), int(numbers[1]), entries)
