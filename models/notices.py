@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Connection, LargeBinary, String, delete, inse
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base
-from models.requests import ChatType, Request, decode, mint_id
+from models.requests import ChatType, Request, mint_id
 
 SWEEP_AFTER_MS = 2_000  # until then, the process that committed is expected to do it
 
@@ -68,12 +68,11 @@ def queue(connection: Connection, notices: Sequence[Request]) -> None:
     connection.execute(insert(PendingNotice), rows)
 
 
-def load_left_behind(connection: Connection, now_ms: int, most: int) -> list[Request]:
-    """Return notices that nobody has handed over in time, oldest first."""
-    query = select(PendingNotice.request).where(PendingNotice.created_at_ms < now_ms - SWEEP_AFTER_MS)
-    return [
-        decode(row) for row in connection.execute(query.order_by(PendingNotice.created_at_ms).limit(most)).scalars()
-    ]
+def load_left_behind(connection: Connection, now_ms: int, most: int) -> list[tuple[str, bytes]]:
+    """Return notices that nobody has handed over in time, oldest first: id, and the request as it is encoded."""
+    query = select(PendingNotice.id, PendingNotice.request).where(PendingNotice.created_at_ms < now_ms - SWEEP_AFTER_MS)
+    rows = connection.execute(query.order_by(PendingNotice.created_at_ms).limit(most))
+    return [(notice_id, request) for notice_id, request in rows]
 
 
 def forget(connection: Connection, notice_ids: Sequence[str]) -> None:

@@ -80,7 +80,7 @@ _FIELD_COUNT = len(dataclass_fields(Request))
 def decode(entry: bytes) -> Request:
     """Raises ValueError: the entry is not a request."""
     fields = orjson.loads(entry)
-    if not isinstance(fields, list) or len(fields) != _FIELD_COUNT:
+    if not isinstance(fields, list) or len(fields) != _FIELD_COUNT or not isinstance(fields[-1], str):
         raise ValueError("an entry is an array of a request's fields")
     fields[-2] = tuple(fields[-2]) if fields[-2] else None
     return Request(*fields)

@@ -8,6 +8,7 @@ batch leave the outbox (architecture section 2, decision 0002).
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections import Counter
@@ -74,7 +75,7 @@ class Drain:
         self._lease_ms = int(settings.drain_lease_seconds * 1000)
         self._token = ""
         self._fences: dict[int, int] = {}  # shard -> our fence, for the shards whose lease is ours
-        self._renew_at = 0.0
+        self._renew_at = math.inf  # when the leases are renewed
         self._news: list[Command] = []  # publications of what is settled, which go out with the next look
         self._settled: Counter[int] = Counter()  # shard -> how many at its list's head are settled, but not popped yet
         # Shard -> the place of the last entry that was read; where it is missing, only a look shows what is next.
@@ -100,7 +101,7 @@ class Drain:
         self.has_successor = False
         self._news.clear()
         self._settled.clear()
-        self._look_at = 0.0
+        self._look_at, self._renew_at = 0.0, math.inf
         self._slow_batches, self._has_called, self._given = 0, False, set()
         self._decider.forget_order()
         try:
@@ -155,14 +156,22 @@ class Drain:
         """Hand over the notices that whoever committed them has left behind."""
         with self._database.reading() as connection:
             left_behind = notices.load_left_behind(connection, time.time_ns() // 1_000_000, _MAX_NOTICES_SWEPT)
-        if left_behind:
-            offers: dict[int, list[outbox.Offer]] = {}
-            for notice in left_behind:
-                shard = shard_of(notice.conversation, len(self._shards))
-                offers.setdefault(shard, []).append(outbox.Offer(notice.encode()))
-            outbox.accept(self._client, offers)
-            with self._database.writing() as connection:
-                notices.forget(connection, [notice.id for notice in left_behind])
+        if not left_behind:
+            return
+        offers: dict[int, list[outbox.Offer]] = {}
+        buried: list[Command] = []
+        for notice_id, request in left_behind:
+            try:
+                shard = shard_of(decode(request).conversation, len(self._shards))
+            except ValueError as error:
+                log.error("notice_undecodable", notice_id=notice_id, error=str(error))
+                buried.append(outbox.bury_command(self._shards[0], request))
+            else:
+                offers.setdefault(shard, []).append(outbox.Offer(request))
+        run(self._client, buried)
+        outbox.accept(self._client, offers)
+        with self._database.writing() as connection:
+            notices.forget(connection, [notice_id for notice_id, _ in left_behind])
 
     # Leases and reading
 
@@ -295,8 +304,10 @@ class Drain:
     def _leave(self) -> None:
         """Be deaf before the leases are free: who rings from then on rings for others, and they are told when they are."""
         held, self._fences = list(self._fences), {}
-        run(self._client, self._unsaid())
-        self._doorbell.close()
+        try:
+            run(self._client, self._unsaid())
+        finally:
+            self._doorbell.close()
         if held:
             outbox.release_leases(self._client, held, self._token)
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -131,9 +132,16 @@ class _Instance(Collector):
         for shard, (length, _) in waiting.items():
             lengths.add_metric([str(shard)], length)
         yield lengths
-        oldest_ms = min((decode(head).created_at_ms for head in heads), default=None)
+        oldest_ms = min(_readable_times(heads), default=None)
         age = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
         yield GaugeMetricFamily("hongyan_oldest_undecided_seconds", "Age of the oldest request without a verdict", age)
+
+
+def _readable_times(entries: Iterable[bytes]) -> Iterator[int]:
+    """Give when the requests were made. One that nobody can read waits only until a drain buries it."""
+    for entry in entries:
+        with suppress(ValueError):
+            yield decode(entry).created_at_ms
 
 
 # Name, help, key of the snapshot, labels.

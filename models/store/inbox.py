@@ -50,9 +50,12 @@ def _quoted(device: str) -> bytes:
 
 
 def decode(raw: bytes) -> Entry:
+    """Raises ValueError: it is no entry."""
     header, _, body = raw.partition(b"|")
     shard, position, device, reference = header.split(b":")
     group_id, _, seq = reference.partition(b".")
+    if not reference and not (body.startswith(b"{") and body.endswith(b"}")):
+        raise ValueError("an entry has a Message, or says which it is")
     return Entry(
         int(shard),
         int(position),
@@ -128,13 +131,17 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of an inbox. `base` is the cursor of the last entry that is gone; the first entry has `first` as cursor."""
+    """A page of an inbox. `base` is the cursor of the last entry that is gone; the first entry has `first` as cursor.
+
+    An entry is None where nobody can read what stands there; `unreadable` holds what that is.
+    """
 
     epoch: str | None
     newest: int
     base: int
     first: int
-    entries: Sequence[Entry]
+    entries: Sequence[Entry | None]
+    unreadable: Sequence[bytes] = ()
 
 
 def read_command(user_id: int, after_cursor: int, most: int) -> Command:
@@ -144,7 +151,20 @@ def read_command(user_id: int, after_cursor: int, most: int) -> Command:
 def parse_page(answer: Any, after_cursor: int) -> Page:
     epoch, newest, base, raw = answer
     first = max(after_cursor, base) + 1
-    return Page(epoch.decode() or None, newest, base, first, [decode(entry) for entry in raw])
+    entries: list[Entry | None] = []
+    unreadable = []
+    for entry in raw:
+        try:
+            entries.append(decode(entry))
+        except ValueError:
+            entries.append(None)
+            unreadable.append(entry)
+    return Page(epoch.decode() or None, newest, base, first, entries, unreadable)
+
+
+def bury_command(user_id: int, unreadable: Sequence[bytes]) -> Command:
+    """Keep entries that nobody can read, for people to look at: each once, however often it is met."""
+    return ("SADD", keys.dead_entries(user_id), *unreadable)
 
 
 def tombstone_command(user_id: int, peer_id: int, shard: int, position: int, message_id: str, body: bytes) -> Command:

@@ -18,6 +18,10 @@ def dead(shard: int) -> str:
     return f"dead:{{s{shard}}}"
 
 
+def dead_entries(user_id: int) -> str:
+    return f"dead:{{{user_id}}}"
+
+
 def doorbell(shard: int) -> str:
     """Channel: tells the drain that holds a shard that something was accepted for it."""
     return f"doorbell:{{s{shard}}}"

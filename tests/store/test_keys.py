@@ -47,7 +47,7 @@ def test_a_row_says_type_owner_lifetime_and_bound(name: str) -> None:
     """Each key has all that an operator wants to know."""
     kind, owner, lifetime, bound, meaning = _ROWS[name]
 
-    assert kind in ("string", "list", "hash", "zset", "channel")
+    assert kind in ("string", "list", "hash", "set", "zset", "channel")
     assert all((owner, lifetime, bound, meaning))
 
 
@@ -56,7 +56,7 @@ def test_keys_of_an_owner_share_a_hash_tag() -> None:
     tags = {name: re.findall(r"\{(.*?)\}", key) for name, key in _names().items()}
 
     assert {name for name, found in tags.items() if found == ["<uid>"]} == {
-        "inbox", "cursor", "online", "sessions", "single_log"
+        "inbox", "cursor", "online", "sessions", "single_log", "dead_entries"
     }  # fmt: skip
     assert {name for name, found in tags.items() if found == ["g<gid>"]} == {"group_log", "group_cursor"}
     assert {name for name, found in tags.items() if found == ["s<n>"]} == {

@@ -210,6 +210,14 @@ class Connection:
 
     def catch_up(self) -> None:
         """Write everything the inbox holds after what was written, until there is nothing newer. May wait."""
+        try:
+            self._catch_up()
+        except Exception:
+            # Left open it would be deaf: what comes is read, and nobody would read any more.
+            log.exception("inbox_reading_failed", user_id=self.user_id)
+            self.leave(CloseCode.RESTARTING)
+
+    def _catch_up(self) -> None:
         while not self._is_over():
             if not self._await_room():
                 self.drop_slow()
@@ -263,6 +271,11 @@ class Connection:
                 data = encode_frame(frames.reset(self.epoch, self.written + 1, page.first - 1))
             self.written = page.first - 1
         for cursor, entry in enumerate(page.entries, page.first):
+            if entry is None:
+                self.written = cursor
+                if self.protocol == 2:
+                    data += encode_frame(frames.reset(self.epoch, cursor, cursor))
+                continue
             data += self._entry_bytes(cursor, entry.body, entry.own_device, entry.message_id, is_news=False)
             if len(data) > _WRITE_BYTES:
                 # What the outbox does not take would be a gap that nobody sees: rather come back for it.

@@ -192,7 +192,7 @@ class SocketOffice:
         command = inbox.read_command(connection.user_id, acknowledged, min(start - acknowledged, _RESUMED_ENTRIES))
         page = inbox.parse_page(self._store.call(command), acknowledged)
         for cursor, entry in enumerate(page.entries, page.first):
-            if entry.own_device is None and entry.reference is None:
+            if entry is not None and entry.own_device is None and entry.reference is None:
                 connection.unacknowledged.note(cursor, entry.body)
 
     def _greetings(self, caller: Caller) -> bytes:
@@ -412,13 +412,16 @@ class SocketOffice:
     def read_inbox(self, connection: Connection, most: int) -> Page:
         command = inbox.read_command(connection.user_id, connection.written, most)
         page = inbox.parse_page(self._store.call(command), connection.written)
+        if page.unreadable:
+            log.error("inbox_entries_unreadable", user_id=connection.user_id, count=len(page.unreadable))
+            self._store.call(inbox.bury_command(connection.user_id, page.unreadable))
         return self._with_group_bodies(page)
 
     def _with_group_bodies(self, page: Page) -> Page:
         """Put the bodies in place of references: from the groups' logs, from SQL where those are trimmed."""
         wanted: dict[int, list[int]] = {}
         for entry in page.entries:
-            if entry.reference is not None:
+            if entry is not None and entry.reference is not None:
                 wanted.setdefault(entry.reference[0], []).append(entry.reference[1])
         if not wanted:
             return page
@@ -544,6 +547,12 @@ def _overflow(cursor: int, base: int) -> tuple[int, int] | None:
     return (cursor + 1, base) if base > cursor else None
 
 
-def _with_body(entry: Entry, bodies: dict[tuple[int, int], bytes]) -> Entry:
-    body = bodies.get(entry.reference) if entry.reference is not None else None
-    return replace(entry, body=body) if body is not None else entry
+def _with_body(entry: Entry | None, bodies: dict[tuple[int, int], bytes]) -> Entry | None:
+    """Put its body into an entry that refers to one. None: nobody has it."""
+    if entry is None or entry.reference is None:
+        return entry
+    body = bodies.get(entry.reference)
+    if body is None:
+        log.error("group_message_missing", group_id=entry.reference[0], seq=entry.reference[1])
+        return None
+    return replace(entry, body=body)

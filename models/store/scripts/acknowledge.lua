@@ -24,7 +24,9 @@ local from = math.max(former, base)
 local entries = cursor > base and redis.call('LRANGE', KEYS[2], from - base, cursor - base - 1) or {}
 for _, entry in ipairs(entries) do
   local shard, position = string.match(entry, '^(%d+):(%d+):')
-  seen[shard] = position
+  if shard then
+    seen[shard] = position
+  end
 end
 for shard, position in pairs(seen) do
   local place = ARGV[2] .. ':' .. shard
