@@ -80,6 +80,12 @@ _SESSION_ID = Prepared(
 )
 
 
+def load_expires_at_ms(connection: Connection, user_id: int, device: str, session_id: str) -> int:
+    """Return when a session ends by itself; 0 where it is over."""
+    mine = (ChatSession.user_id == user_id, ChatSession.device == device, ChatSession.session_id == session_id)
+    return connection.execute(select(ChatSession.expires_at_ms).where(*mine)).scalar() or 0
+
+
 def load_devices(connection: Connection, user_ids: Sequence[int]) -> dict[int, set[str]]:
     """Return the devices with a session of each of the users."""
     found: dict[int, set[str]] = {user_id: set() for user_id in user_ids}

@@ -84,6 +84,10 @@ class Devices:
         """Return the id of the device's session according to SQL, None where it has none. Raises DatabaseUnavailable."""
         return offload(self._database, self._load_session_id, user_id, device)
 
+    def session_expires_at(self, user_id: int, device: str, session_id: str) -> float:
+        """Return when a session ends by itself, in seconds since 1970; 0 where it is over. Raises DatabaseUnavailable."""
+        return offload(self._database, self._load_expires_at_ms, user_id, device, session_id) / 1000
+
     def least_recent(self, user_id: int, devices: Sequence[str]) -> str:
         """Return which of the devices was seen least recently; a connected one is being seen. Raises StoreUnavailable."""
         seen_at = inbox.parse_seen_at(self._store.call(inbox.state_command(user_id)))
@@ -93,6 +97,10 @@ class Devices:
     def _load_session_id(self, user_id: int, device: str) -> str | None:
         with self._database.reading() as connection:
             return sessions.load_session_id(connection, user_id, device)
+
+    def _load_expires_at_ms(self, user_id: int, device: str, session_id: str) -> int:
+        with self._database.reading() as connection:
+            return sessions.load_expires_at_ms(connection, user_id, device, session_id)
 
     def _write_positions(self, rows: list[positions.Position]) -> None:
         with self._database.writing() as connection:

@@ -589,6 +589,34 @@ def test_a_frame_that_is_too_large_is_refused(instance: Instance, friends: tuple
     assert int.from_bytes(frames[-1].payload[:2], "big") == 1009
 
 
+def test_protocol_1_is_dropped_for_a_frame_that_is_too_large(instance: Instance, friends: tuple[int, int]) -> None:
+    """A close frame would log its client out for good (ORIG 2.8)."""
+    socket = WebSocket(f"ws://127.0.0.1:{instance.port}/ws?token={instance.tokens[friends[0]]}")
+    try:
+        socket.write(Opcode.TEXT, b"x" * 65_537)
+        opcodes = []
+        while (frame := socket.read()) is not None:
+            opcodes.append(frame.opcode)
+    finally:
+        socket.drop()
+
+    assert opcodes
+    assert Opcode.CLOSE not in opcodes
+
+
+@pytest.mark.parametrize(("ref", "told"), [(7, 7), ("seven", "seven"), ("\ud83d", None)])
+def test_a_send_that_is_no_unicode_is_refused(
+    instance: Instance, friends: tuple[int, int], ref: Any, told: Any
+) -> None:
+    """JavaScript writes half an emoji as a lone surrogate: the frame cannot be read, but its client waits for an answer."""
+    message = {"chatType": "single", "sendto_id": friends[1], "type": "text", "data": "\ud83d", "clientMsgId": "half"}
+    with open_socket(instance, friends[0], 2) as socket:
+        socket.send_text(json.dumps({"type": "send", "ref": ref, "message": message}))
+        answer = socket.wait_for(lambda frame: frame.data.get("type") == "sendResult").data
+
+    assert (answer["ref"], answer["ok"], answer["code"]) == (told, False, "invalid")
+
+
 def test_the_largest_frame_is_taken(instance: Instance, friends: tuple[int, int]) -> None:
     """A message of exactly 64 KiB is read."""
     with open_socket(instance, friends[0], 2) as socket:
@@ -663,6 +691,15 @@ def test_heartbeats_are_answered_and_end_with_the_session(instance: Instance, fr
 
         assert socket.wait_closed() == 4401
         assert socket.frames[-1].data["data"] == "Token 不合法"
+
+
+def test_a_heartbeat_with_an_expired_token_says_so(instance: Instance, friends: tuple[int, int]) -> None:
+    """The frame before the close gives the reason, as a refused handshake does (ORIG 2.1)."""
+    with open_socket(instance, friends[0], 2) as socket:
+        socket.send_json({"type": "ping", "token": sign(instance, friends[0], "default", "any", ttl_seconds=-1)})
+
+        assert socket.wait_closed() == 4401
+        assert socket.frames[-1].data == {"msg": "fail", "data": "token 已过期", "code": "token_expired"}
 
 
 def test_keys_are_where_the_tests_look(instance: Instance, friends: tuple[int, int]) -> None:

@@ -294,7 +294,7 @@ class Socket(Transport):
         self.frames += decode_frames(data)
         return True
 
-    def finish(self, last: bytes, *, seconds: float = 1.0) -> None:
+    def finish(self, last: bytes) -> None:
         if self.is_open:
             self.write(last)
             self.is_closing = True

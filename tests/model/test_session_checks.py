@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 
 from models import sessions
+from models.errors import StoreUnavailable
 from models.sessions import ChatSession
-from models.store import keys
+from models.store import bus, keys, presence
 from models.store import sessions as stored_sessions
 from models.store.connection import run
 from models.users import User
-from tests.model.rig import Rig, Socket
+from tests.model.rig import STRANGER_ID, Rig, Socket
 
 
 def _connect(rig: Rig, device: str, protocol: int) -> Socket:
@@ -85,3 +87,164 @@ def test_a_late_end_spares_the_newer_session(rig: Rig) -> None:
     rig.web.let_run()
 
     assert socket.close_code is None
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_socket_ends_with_its_session(rig: Rig, protocol: int) -> None:
+    """An expired token closes it within seconds, whatever the heartbeat; a session that was renewed elsewhere keeps it open."""
+    socket = _connect(rig, "a", protocol)
+    connection = rig.web.connection_of(socket)
+    assert connection is not None
+    connection.expires_at = rig.web.office._expires_next = time.time() - 1
+    with rig.database.writing() as sql:
+        sql.execute(update(ChatSession).values(expires_at_ms=(time.time() + 60) * 1000))
+
+    rig.web.office._end_expired()
+    assert socket.is_open
+
+    connection.expires_at = rig.web.office._expires_next = time.time() - 1
+    with rig.database.writing() as sql:
+        sql.execute(update(ChatSession).values(expires_at_ms=(time.time() - 1) * 1000))
+    rig.web.office._end_expired()
+    assert socket.close_code == (1000 if protocol == 1 else 4401)
+
+
+def _live(rig: Rig, device: str = "a") -> str | None:
+    return presence.live_connection(run(rig.client, [presence.find_command(1, device)])[0])
+
+
+def _stand_behind(rig: Rig, name: str) -> Socket:
+    """Open a protocol 1 socket, and a newer one of its device in another process."""
+    older = _connect(rig, "a", 1)
+    connection = rig.web.connection_of(older)
+    assert connection is not None
+    run(rig.client, [presence.connect_command(1, "a", name, connection.session_id)])
+    rig.web.office.obey(bus.Order(1, connection.number, "replace"))
+    return older
+
+
+def _send(rig: Rig, text: str) -> str:
+    message = rig.build_send(2, 1, text)
+    rig.accept(message)
+    rig.drain()
+    rig.deliver()
+    return message.id
+
+
+def _shown(socket: Socket) -> list[str]:
+    return [frame["data"]["id"] for frame in socket.texts("singleChat")]
+
+
+def test_a_connection_behind_a_dead_one_goes_on(rig: Rig) -> None:
+    """Nobody is left to tell it, so it finds out: once for a process that may only subscribe anew, twice for a dead one."""
+    older = _stand_behind(rig, "dead:7:1")
+    first = _send(rig, "while nobody listens")
+
+    rig.web.office._revive_orphans()
+    rig.web.let_run()
+    assert _live(rig) == "dead:7:1"
+    rig.web.office._revive_orphans()
+    rig.web.let_run()
+    second = _send(rig, "now")
+
+    assert _shown(older) == [first, second]
+
+
+def test_a_connection_behind_a_live_one_waits(rig: Rig) -> None:
+    """While the newer one's process listens, the older one gets nothing."""
+    older = _stand_behind(rig, "other:7:1")
+    listener = bus.Subscription(rig.client, "other")
+    listener.open()
+
+    for _ in range(3):
+        rig.web.office._revive_orphans()
+        rig.web.let_run()
+
+    assert _live(rig) == "other:7:1"
+    _send(rig, "to the newer one")
+    assert _shown(older) == []
+    listener.close()
+
+
+def test_a_connection_that_was_taken_out_of_the_line_comes_back(rig: Rig) -> None:
+    """Taken for dead while its process subscribed anew, it is found nowhere once the newer one has gone."""
+    older = _stand_behind(rig, "other:7:1")
+    run(rig.client, [("DEL", keys.online(1))])
+
+    rig.web.office._revive_orphans()
+    rig.web.let_run()
+
+    message = _send(rig, "hello")
+    assert _shown(older) == [message]
+
+
+def test_a_dead_process_leaves_no_device_online(rig: Rig) -> None:
+    """Its places would be renewed for ever with those of the user's other devices (ORIG A1, A21)."""
+    _connect(rig, "a", 2)
+    other = bus.Subscription(rig.client, "other")
+    other.open()
+    run(rig.client, [("HSET", keys.online(1), "b", "dead:7:2", "c", "other:8:2")])
+
+    rig.web.office._renew_presence()
+    assert _live(rig, "b") == "dead:7:2"  # perhaps it only subscribes anew
+    rig.web.office._renew_presence()
+
+    assert _live(rig, "b") is None
+    assert _live(rig, "c") == "other:8:2"
+    assert _live(rig, "a") is not None
+    other.close()
+
+
+def test_a_process_that_is_about_to_end_takes_nobody(rig: Rig) -> None:
+    """Whoever comes is sent on to another process, and is nowhere registered."""
+    rig.web.office.close_all()
+
+    with pytest.raises(StoreUnavailable):
+        rig.web.connect(1, "a", 2)
+
+    assert len(rig.web.registry) == 0
+
+
+def test_a_connection_that_cannot_be_opened_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails on the way: it is neither in the registry nor in presence."""
+
+    def fail(*_: object) -> bytes:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(rig.web.office, "_opening", fail)
+    with pytest.raises(RuntimeError):
+        rig.web.connect(1, "a", 2)
+    rig.web.let_run()
+
+    assert len(rig.web.registry) == 0
+    assert _live(rig) is None
+
+
+def test_a_lost_order_is_made_up_for_when_redis_is_back(rig: Rig) -> None:
+    """Sessions that ended while this process heard nothing are found as soon as it listens again."""
+    socket = _connect(rig, "a", 2)
+    _end_in_sql(rig, "disabled")
+    run(rig.client, [stored_sessions.end_all_command(1, None)])
+
+    rig.web.office.recover()
+    rig.web.let_run()
+
+    assert socket.close_code == 4403
+
+
+def test_a_refusal_that_nobody_heard_is_told_when_redis_is_back(rig: Rig) -> None:
+    """It leaves no entry in an inbox, so the sends that wait are looked up: each is answered, once (G6)."""
+    socket = rig.web.connect(STRANGER_ID, "a", 2)
+    for ref in (1, 2):
+        message = {"sendto_id": 1, "chatType": "single", "type": "text", "data": "hello", "clientMsgId": f"m{ref}"}
+        socket.say_json({"type": "send", "ref": ref, "message": message})
+    rig.drain()
+    rig.lose()
+    assert socket.texts("sendResult") == []
+
+    for _ in range(2):
+        rig.web.office.recover()
+
+    answers = [(answer["ref"], answer["code"]) for answer in socket.texts("sendResult")]
+    assert answers == [(1, "friends_only"), (2, "friends_only")]
+    assert rig.web.connection_of(socket).undecided_count == 0  # type: ignore[union-attr]  # it stands

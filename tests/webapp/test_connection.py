@@ -77,7 +77,7 @@ def opened(pair: tuple[socket.socket, socket.socket]) -> Iterator[tuple[_Office,
         protocol=2,
         frame_max_bytes=65_536,
     )
-    connection.begin(_EPOCH, 0, 0, b"")
+    connection.begin(_EPOCH, 0, 0, 0, b"")
     connection.catch_up()
     yield office, connection
     transport.abort()

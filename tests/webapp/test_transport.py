@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent import socket as green
 
+from webapp.sockets import transport
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import encode_close, encode_frame
 
@@ -186,21 +187,36 @@ def test_finishing_an_idle_connection_reaches_the_peer(pair: Connect) -> None:
     assert connected.received == b""
 
 
-def test_finishing_ends_though_the_peer_reads_nothing(pair: Connect) -> None:
-    """A peer that does not take the close frame is dropped when its time is over."""
+def test_finishing_ends_though_the_peer_reads_nothing(pair: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is over at once for whoever holds the connection, and for the peer when its time to read is over."""
+    monkeypatch.setattr(transport, "_UNSENT_LINGER_SECONDS", 0.1)
     connected = pair()
     connected.fill(b"x" * 1_000)
 
-    connected.transport.finish(b"bye", seconds=0.1)
+    connected.transport.finish(b"bye")
 
-    _wait_for(lambda: connected.closings == 1)
-    assert connected.transport.unsent_bytes == 0
+    assert connected.closings == 1
+    assert connected.transport.unsent_bytes > 0
+    _wait_for(lambda: connected.transport.unsent_bytes == 0)
+    assert connected.closings == 1
 
 
-def test_aborting_closes_once(pair: Connect) -> None:
-    """However often and however it ends, `on_closed` is called once, and the peer sees the end."""
+def test_a_peer_that_reads_late_is_told_why(pair: Connect) -> None:
+    """Whoever was too slow learns it from the close frame, long after a peer that reads would have answered it."""
     connected = pair()
-    connected.transport.finish(b"", seconds=0.05)
+    connected.fill(b"x" * 1_000)
+
+    connected.transport.finish(encode_close(4408))
+    gevent.sleep(2 * transport._LINGER_SECONDS)
+
+    assert connected.read_all().endswith(encode_close(4408))
+
+
+def test_aborting_closes_once(pair: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often and however it ends, `on_closed` is called once, and the peer sees the end."""
+    monkeypatch.setattr(transport, "_LINGER_SECONDS", 0.05)
+    connected = pair()
+    connected.transport.finish(b"")
 
     for _ in range(3):
         connected.transport.abort()

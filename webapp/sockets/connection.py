@@ -65,6 +65,7 @@ class Connection:
         "_office",
         "_ping_cursor",
         "_ping_due",
+        "_replayed_to",
         "_settled",
         "acknowledged",
         "device",
@@ -122,11 +123,13 @@ class Connection:
         self.tell_at = 0.0  # before then an acknowledgement waits, to be told with those until then (the office's)
         # Message id -> the client's names for the send, one per try of it, until its result is written.
         self.refs: dict[str, list[Any]] = {}
-        self.waits: set[int] = set()  # numbers under which the registry waits for their verdicts
+        # Numbers under which the registry waits for their verdicts, each with its message id.
+        self.waits: dict[int, str] = {}
         self.unacknowledged = Unacknowledged()  # of what is written, whose messages: for receipts
         self.marks: dict[str, int] = {}  # watermarks this socket was told (webapp/sockets/signals.py)
         self._settled: list[tuple[str, Any, bytes, int, str]] = []  # verdicts that came while the inbox was being read
         self._newest = 0  # newest cursor heard of
+        self._replayed_to = 0  # up to this cursor entries are of before this connection
         self._is_reading = True  # until `catch_up` is through: what is published meanwhile is read from the inbox
         self._frames = FrameReader(frame_max_bytes)
         self._frame_rate = frame_rate
@@ -137,9 +140,12 @@ class Connection:
         self._ping_due = 0.0  # before then another waits, for what is written until then
         self._missed_pongs = 0
 
-    def begin(self, epoch: str, acknowledged: int, start: int, greetings: bytes) -> None:
-        """Greet the client and start listening to it. `start`: the entry after this cursor is the first it gets."""
-        self.epoch, self.acknowledged, self.written = epoch, acknowledged, start
+    def begin(self, epoch: str, acknowledged: int, start: int, newest: int, greetings: bytes) -> None:
+        """Greet the client and start listening to it.
+
+        start: the entry after this cursor is the first it gets; newest: what comes after this one is news, not a replay
+        """
+        self.epoch, self.acknowledged, self.written, self._replayed_to = epoch, acknowledged, start, newest
         self._write(greetings)
         self.transport.start(self._on_bytes, self._on_closed)
 
@@ -166,7 +172,7 @@ class Connection:
             if cursor <= self.written:
                 return
             if cursor == self.written + 1 and body is not None and not self._is_reading:
-                data = self._entry_bytes(cursor, body, own_device, message_id, is_news=True, frame=frame)
+                data = self._entry_bytes(cursor, body, own_device, message_id, frame)
                 if not self._write(data + self._ping_bytes()):
                     self.drop_slow()
                 return
@@ -276,7 +282,7 @@ class Connection:
                 if self.protocol == 2:
                     data += encode_frame(frames.reset(self.epoch, cursor, cursor))
                 continue
-            data += self._entry_bytes(cursor, entry.body, entry.own_device, entry.message_id, is_news=False)
+            data += self._entry_bytes(cursor, entry.body, entry.own_device, entry.message_id)
             if len(data) > _WRITE_BYTES:
                 # What the outbox does not take would be a gap that nobody sees: rather come back for it.
                 if not self._write(data) or not self._await_room():
@@ -290,8 +296,6 @@ class Connection:
         body: bytes,
         own_device: str | None,
         message_id: str | None,
-        *,
-        is_news: bool,
         frame: bytes | None = None,
     ) -> bytes:
         """Give the bytes that show an entry to this device, and count it as written."""
@@ -309,7 +313,7 @@ class Connection:
                     self._office.acknowledge(self)
                 return b""
             return frame or encode_frame(frames.single_chat(body, now_ms()))
-        if is_mine and message_id is not None and (is_news or message_id in self.refs):
+        if is_mine and message_id is not None and (cursor > self._replayed_to or message_id in self.refs):
             # The result stands for the entry on the device that sent; replayed later, the message comes as any other.
             ref = self.refs.get(message_id, [None])[0]
             self.take_ref(message_id, ref)
@@ -354,7 +358,7 @@ class Connection:
         if self._ping_cursor is not None:
             self._missed_pongs += 1
             if self._missed_pongs >= 2:
-                self.transport.abort()
+                self.leave(CloseCode.TOO_SLOW)
                 return
             self._write(_HEARTBEAT)
             return
@@ -378,14 +382,14 @@ class Connection:
             log.warning("socket_too_slow", user_id=self.user_id, unsent_bytes=self.transport.unsent_bytes)
             self.leave(CloseCode.TOO_SLOW)
 
-    def leave(self, code: CloseCode) -> None:
+    def leave(self, code: int, reason: str = "") -> None:
         """Send the client away so that it comes back: with a code it knows, or by dropping TCP (ORIG 2.8)."""
         if self.transport.is_open:
             counts.closed["dropped" if self.protocol == 1 else str(int(code))] += 1
         if self.protocol == 1:
             self.transport.abort()
         else:
-            self.transport.finish(encode_close(code))
+            self.transport.finish(encode_close(code, reason))
 
     def end(self, code: CloseCode) -> None:
         """Send the client away for good: it must not come back by itself."""
@@ -413,8 +417,7 @@ class Connection:
         except ProtocolError as error:
             if error.code == CloseCode.FRAME_TOO_LARGE:
                 counts.bounds["FRAME_MAX_BYTES"] += 1
-            counts.closed[str(error.code)] += 1
-            self.transport.finish(encode_close(error.code, str(error)))
+            self.leave(error.code, str(error))
             return
         for opcode, payload in received:
             if opcode == Opcode.PONG:

@@ -10,11 +10,11 @@ from flask import request
 
 from models.errors import ModelError
 from schemas import frames
-from webapp.auth import Caller, Gatekeeper, UserMissing
-from webapp.errors import FAILURES, REWORDED, ApiError
+from webapp.auth import Caller, Gatekeeper
+from webapp.errors import ApiError
 from webapp.language import language_of_request
 from webapp.repeaters import SOCKET_PATH, Memory
-from webapp.sockets.closing import CloseCode
+from webapp.sockets.closing import CloseCode, close_code_of, text_of
 from webapp.sockets.office import ConnectionRefused, Resume, SocketOffice
 from webapp.sockets.server import NotAHandshake, Server
 from webapp.sockets.transport import Transport
@@ -22,11 +22,6 @@ from webapp.sockets.wire import encode_close, encode_frame
 from webapp.tickets import Tickets
 
 log = structlog.get_logger()
-
-# ORIG 2.1: what a refused client reads before the close, where it is not the catalogue's. Codes are the gatekeeper's.
-_REFUSALS = REWORDED["ws"]
-_USER_MISSING = "用户不存在"
-_CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": CloseCode.TOO_MANY}
 
 
 def add_route(
@@ -41,10 +36,6 @@ def add_route(
     def admit() -> Caller:
         ticket = request.args.get("ticket")
         return tickets.admit(ticket) if ticket else gatekeeper.admit(request.args.get("token"))
-
-    def text(code: str, zh: str | None) -> str:
-        chosen = language_of_request(language)
-        return zh if zh is not None and chosen == "zh" else FAILURES[code].text(chosen)
 
     @sock.route(SOCKET_PATH)  # type: ignore[untyped-decorator]
     def connect(server: Server) -> None:
@@ -62,22 +53,20 @@ def add_route(
                 language=language_of_request(language),
             )
         except ApiError as error:
-            code = error.failure.code
-            said = _USER_MISSING if isinstance(error, UserMissing) else _REFUSALS[code]
-            _refuse(transport, protocol, code, text(code, said))
+            _refuse(transport, protocol, error, language_of_request(language))
         except ConnectionRefused as error:
-            code = error.code
             if error.seconds and not request.args.get("ticket"):
                 repeaters.note(request.args.get("token", ""), error.seconds)
-            _refuse(transport, protocol, code, text(code, _REFUSALS.get(code)), is_passing=error.is_passing)
+            _refuse(
+                transport, protocol, ApiError(error.code), language_of_request(language), is_passing=error.is_passing
+            )
         except ModelError as error:
-            # Not the client's fault (ORIG A16): drop him without a close frame, so that he returns.
             log.warning("socket_refused", reason="unavailable", error=str(error))
-            transport.abort()
+            _send_away(transport, protocol)
         except Exception:
             # The handshake is done: an HTTP answer would be bytes in the middle of frames (pitfall F12).
             log.exception("socket_dropped")
-            transport.abort()
+            _send_away(transport, protocol)
 
 
 def refuse_repeater(environ: dict[str, Any], protocol: int, language: str) -> bool:
@@ -86,26 +75,34 @@ def refuse_repeater(environ: dict[str, Any], protocol: int, language: str) -> bo
         transport = Server(environ).take_over()
     except (NotAHandshake, ApiError):
         return False
-    _refuse(
-        transport, protocol, "too_many_connections", FAILURES["too_many_connections"].text(language), is_passing=True
-    )
+    _refuse(transport, protocol, ApiError("too_many_connections"), language, is_passing=True)
     return True
 
 
-def _refuse(transport: Transport, protocol: int, code: str, text: str, *, is_passing: bool = False) -> None:
+def _refuse(transport: Transport, protocol: int, error: ApiError, language: str, *, is_passing: bool = False) -> None:
     """Say why, then close: without a code where the client knows none (ORIG 2.1), without a frame where it should return."""
+    code = error.failure.code
     transport.start(lambda _: None, lambda: None)  # so that it hears the peer's end
-    transport.write(encode_frame(frames.failure(code, text, protocol)))
+    transport.write(encode_frame(frames.failure(code, text_of(error, language), protocol)))
     if is_passing and protocol == 1:
         transport.finish(b"")
         return
-    transport.finish(encode_close(_CLOSE_CODES.get(code, CloseCode.SESSION_ENDED) if protocol == 2 else None))
+    transport.finish(encode_close(close_code_of(code) if protocol == 2 else None))
+
+
+def _send_away(transport: Transport, protocol: int) -> None:
+    """Close so that the client returns: it is not his fault (ORIG A16)."""
+    if protocol == 1:
+        transport.abort()
+        return
+    transport.start(lambda _: None, lambda: None)
+    transport.finish(encode_close(CloseCode.RESTARTING))
 
 
 def _resume() -> Resume | None:
     """Read what the client says it has. A cursor that is no number is one that we cannot know: it gets a reset."""
     cursor = request.args.get("cursor")
-    if cursor is None:
-        return None
+    if not cursor:
+        return None  # an empty parameter is none (ORIG 1.2)
     is_number = cursor.isascii() and cursor.isdigit() and len(cursor) < 16
     return Resume(int(cursor) if is_number else 0, request.args.get("epoch", "") if is_number else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from webapp.counts import counts
 from webapp.errors import FAILURES, ApiError
 from webapp.sending import build_send
 from webapp.services import Acceptor, Failure, RateExceeded, Terms
-from webapp.sockets.closing import CloseCode
+from webapp.sockets.closing import close_code_of, text_of
 from webapp.sockets.connection import Connection, now_ms
 from webapp.sockets.registry import Registry
 
@@ -27,8 +28,8 @@ log = structlog.get_logger()
 
 _MAX_REF_CHARACTERS = 64
 _BAD_REF = Fault("ref 必须是不超过 64 个字符的文本或数字", "`ref` must be a text or a number of at most 64 characters")
+_NOT_UNICODE = Fault("消息不是合法的 Unicode 文本", "the message is no Unicode text")
 _NO_CLIENT_ID = Fault("客户端消息编号不能为空", "`clientMsgId` is missing")
-_BAD_TOKEN = Fault("Token 不合法", FAILURES["token_invalid"].en)  # ORIG 2.1
 
 _COUNTED = Terms(is_counted=True)  # its session is the connection's: where it ends, the connection does
 
@@ -57,6 +58,8 @@ class Inbound:
         except orjson.JSONDecodeError:
             if payload == b"ping":
                 connection.send_text(frames.pong(now_ms()))
+            elif connection.protocol == 2:
+                self._refuse_unencodable(connection, payload)
             return
         if not isinstance(frame, dict):
             return
@@ -71,6 +74,17 @@ class Inbound:
             elif isinstance(kind, str) and kind in self.takers:
                 self.takers[kind](connection, frame)
 
+    def _refuse_unencodable(self, connection: Connection, payload: bytes) -> None:
+        """Refuse a send that is JSON but no Unicode, as JavaScript spells half an emoji; ignore anything else."""
+        try:
+            frame = json.loads(payload)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(frame, dict) and frame.get("type") == "send":
+            ref = frame.get("ref")
+            known = ref if isinstance(ref, int) or (isinstance(ref, str) and ref.isascii()) else None
+            connection.send_text(frames.send_failed(known, None, "invalid", _told(_NOT_UNICODE, connection)))
+
     def _heartbeat(self, connection: Connection, token: Any) -> None:
         if not token:
             connection.send_text(frames.pong(now_ms()))
@@ -82,9 +96,9 @@ class Inbound:
             caller = self._gatekeeper.admit(token)
         except ApiError as error:
             # ORIG A12: silence would keep a dead session's socket open.
-            text = _told(_BAD_TOKEN, connection)
-            connection.send_text(frames.failure(error.failure.code, text, connection.protocol))
-            connection.end(CloseCode.SESSION_ENDED)
+            code = error.failure.code
+            connection.send_text(frames.failure(code, text_of(error, connection.language), connection.protocol))
+            connection.end(close_code_of(code))
         except ModelError as error:
             log.warning("heartbeat_unchecked", user_id=connection.user_id, error=str(error))
         else:
@@ -119,12 +133,12 @@ class Inbound:
             connection.send_text(frames.send_failed(ref, None, code, text))
             return
         connection.refs.setdefault(request.id, []).append(ref)
-        connection.waits.add(wait)
+        connection.waits[wait] = request.id
 
         def give_up(code: str) -> None:
             counts.failures[code] += 1
             self._registry.close_wait(wait)
-            connection.waits.discard(wait)
+            connection.waits.pop(wait, None)
             connection.take_ref(request.id, ref)
             connection.send_text(frames.send_failed(ref, request.id, code, _text(code, connection)))
 
@@ -141,7 +155,7 @@ class Inbound:
             give_up("overloaded")
 
     def _settle(self, connection: Connection, wait: int, ref: Any, verdict: Verdict, body: bytes | None) -> None:
-        connection.waits.discard(wait)
+        connection.waits.pop(wait, None)
         if verdict.code is None and body is not None:
             connection.settle(verdict.message_id, ref, body, verdict.cursor, verdict.epoch)
             return

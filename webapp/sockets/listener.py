@@ -69,7 +69,9 @@ class Listener:
                 pause = 0.05
                 self._heard_at = time.monotonic()
                 self.is_up = True
-                gevent.spawn(self._compare)  # what was published while nobody listened
+                # What was published while nobody listened.
+                gevent.spawn(self._compare)
+                gevent.spawn(self._office.recover)
                 self._listen()
             except StoreUnavailable as error:
                 log.warning("listener_lost_redis", error=str(error))

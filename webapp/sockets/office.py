@@ -5,11 +5,13 @@ It brings together what one connection must not know: the store, the database, t
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import gevent
 import structlog
@@ -43,11 +45,14 @@ _PING_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
 _HEARTBEAT_SLICES = 30
+_EXPIRY_SECONDS = 1.0
+_ORPHANS_SECONDS = 2.0
 _RESUMED_ENTRIES = 500
 _EAGER_CONNECTS = 4  # of a user in one window of RATE_LIMIT_CONNECTS
 _CALM_SECONDS = 1.0  # beyond which his inbox is read so much later
 _CONNECT_TRIES = 4  # each of the reasons to try again is met once
 _SESSIONS_PER_TRIP = 200
+_MESSAGES_PER_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,10 @@ class SocketOffice:
         self._has_acknowledged = Event()
         self._unpinged: set[Connection] = set()  # have written what no ping covers yet
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
+        self._expires_next = math.inf  # before then no connection's token expires
+        # Processes that did not listen when they were looked at last, for whom each of the two looks for.
+        self._silent_ahead: set[str] = set()
+        self._silent_beside: set[str] = set()
         self.is_closing = False
         # Those who follow what becomes of connections, and must not block.
         self.on_open: list[Callable[[Connection], None]] = []
@@ -112,6 +121,8 @@ class SocketOffice:
             (self._checkpoint, _CHECKPOINT_SECONDS),
             (self._renew_presence, _PRESENCE_SECONDS),
             (self._check_sessions, _PRESENCE_SECONDS),
+            (self._end_expired, _EXPIRY_SECONDS),
+            (self._revive_orphans, _ORPHANS_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
         gevent.spawn(self._heartbeats)
@@ -158,17 +169,18 @@ class SocketOffice:
             connected = self._register(connection, self._settings.sockets_per_user)
             if connected.former is not None:
                 self._order(connection.user_id, connected.former, "replace")
-        except (ModelError, ConnectionRefused):
+            start, gaps = _starting_point(connected, resume)
+            if connected.base > (connected.acknowledged if resume is None else resume.cursor):
+                counts.bounds["INBOX_MAX_ENTRIES"] += 1
+            opening = self._opening(connection, connected, gaps) + (self._greetings(caller) if wants_notices else b"")
+        except BaseException:
             self.closed(connection)
             raise
-        start, gap = _starting_point(connected, resume)
-        if connected.base > (connected.acknowledged if resume is None else resume.cursor):
-            counts.bounds["INBOX_MAX_ENTRIES"] += 1
-        opening = self._opening(connection, connected, gap) + (self._greetings(caller) if wants_notices else b"")
-        connection.begin(connected.epoch, connected.acknowledged, start, opening)
+        connection.begin(connected.epoch, connected.acknowledged, start, connected.newest, opening)
+        self._expires_next = min(self._expires_next, connection.expires_at)
         for follow in self.on_open:
             follow(connection)
-        if resume is not None and gap is None:
+        if resume is not None and not gaps:
             if start > connected.acknowledged:
                 self._note_resumed(connection, connected.acknowledged, start)
             connection.acknowledge(start)
@@ -179,7 +191,9 @@ class SocketOffice:
             connection.catch_up()
 
     def _check_room(self, user_id: int) -> None:
-        """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may."""
+        """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may; StoreUnavailable."""
+        if self.is_closing:
+            raise StoreUnavailable("this process is about to end")
         if not self._connect_rate.admits(user_id):
             counts.bounds["RATE_LIMIT_CONNECTS"] += 1
             raise ConnectionRefused("too_many_connections", is_passing=True, seconds=self._connect_rate.seconds_left)
@@ -207,7 +221,7 @@ class SocketOffice:
             log.warning("greetings_left_out", user_id=caller.user_id, error=str(error))
             return b""
 
-    def _opening(self, connection: Connection, connected: presence.Connected, gap: tuple[int, int] | None) -> bytes:
+    def _opening(self, connection: Connection, connected: presence.Connected, gaps: Sequence[tuple[int, int]]) -> bytes:
         greetings = encode_frame(frames.welcome(now_ms()))
         if connection.protocol == 2:
             epoch = connected.epoch
@@ -220,8 +234,7 @@ class SocketOffice:
                 frame_max_bytes=self._settings.frame_max_bytes,
             )
             greetings += encode_frame(hello)
-            if gap is not None:
-                greetings += encode_frame(frames.reset(epoch, *gap))
+            greetings += b"".join(encode_frame(frames.reset(epoch, *gap)) for gap in gaps)
         return greetings
 
     def _register(self, connection: Connection, most: int = presence.NO_LIMIT) -> presence.Connected:
@@ -254,15 +267,20 @@ class SocketOffice:
     def _forget_dead(self, user_id: int) -> bool:
         """Forget the user's connections that processes have left behind which do not listen any more. False: none has."""
         found = presence.parse_connections(self._store.call(presence.find_connections_command(user_id)))
-        processes = sorted({presence.process_of(name) for _, name in found})
-        if not processes:
+        if not found:
             return True
-        listening = bus.parse_listening(self._store.call(bus.listening_command(processes)), processes)
-        listening.add(self._process_id)
-        dead = [(device, name) for device, name in found if presence.process_of(name) not in listening]
+        silent = self._find_silent(presence.process_of(name) for _, name in found)
+        dead = [(device, name) for device, name in found if presence.process_of(name) in silent]
         for device, name in dead:
             self._store.call(presence.disconnect_command(user_id, device, name))
         return bool(dead)
+
+    def _find_silent(self, process_ids: Iterable[str]) -> set[str]:
+        """Return which of the processes do not listen: they have died, or subscribe anew at this moment."""
+        others = sorted(set(process_ids) - {self._process_id})
+        if not others:
+            return set()
+        return set(others) - bus.parse_listening(self._store.call(bus.listening_command(others)), others)
 
     def closed(self, connection: Connection) -> None:
         self._registry.remove(connection)
@@ -396,6 +414,52 @@ class SocketOffice:
         is_relogin = self._devices.session_id(connection.user_id, connection.device) is not None
         self._close_ended(connection, "disabled" if is_disabled else "relogin" if is_relogin else "logout")
 
+    def recover(self) -> None:
+        """Make up for what was told while this process did not listen: ends of sessions, and refusals."""
+        for task in (self._settle_refused, self._check_sessions):
+            try:
+                task()
+            except ModelError as error:
+                log.warning("recovery_failed", task=task.__name__, error=str(error))
+
+    def _settle_refused(self) -> None:
+        """Answer the sends over sockets that were refused. One that was stored is answered by its inbox entry."""
+        waiting = [wait for one in self._registry for wait in one.waits.items()]
+        for start in range(0, len(waiting), _MESSAGES_PER_QUERY):
+            some = waiting[start : start + _MESSAGES_PER_QUERY]
+            rows = offload(self._database, self._load_decisions, [message_id for _, message_id in some])
+            for wait, message_id in some:
+                row = rows.get(message_id)
+                if row is not None and row.verdict == messages.REFUSED:
+                    self._registry.settle(bus.Verdict(wait, message_id, row.code, -1, 0), None)
+
+    def _load_decisions(self, message_ids: Sequence[str]) -> dict[str, Any]:
+        with self._database.reading() as connection:
+            return messages.load_decisions(connection, message_ids)
+
+    def _end_expired(self) -> None:
+        """End the connections whose session has expired. One whose token was renewed elsewhere goes on."""
+        now = time.time()
+        if now < self._expires_next:
+            return
+        nearest = math.inf
+        for connection in self._registry:
+            if connection.expires_at <= now and not self._is_renewed(connection, now):
+                connection.end(CloseCode.SESSION_ENDED)
+            else:
+                nearest = min(nearest, connection.expires_at)
+        self._expires_next = nearest
+
+    def _is_renewed(self, connection: Connection, now: float) -> bool:
+        try:
+            until = self._devices.session_expires_at(connection.user_id, connection.device, connection.session_id)
+        except DatabaseUnavailable as error:
+            # Fails closed: the newest token that we know of has expired.
+            log.warning("session_expiry_unchecked", user_id=connection.user_id, error=str(error))
+            return False
+        connection.expires_at = max(connection.expires_at, until)
+        return until > now
+
     def wake(self, user_id: int) -> None:
         """Make every live connection of the user, wherever it is, write what it has not written. Raises StoreUnavailable."""
         epoch, newest = self._store.call(inbox.newest_command(user_id))
@@ -490,15 +554,53 @@ class SocketOffice:
         """That there is a new device must survive the loss of Redis's data."""
         self._unchecked.add(user_id)
 
+    def _revive_orphans(self) -> None:
+        """Let connections that stand behind another go on where that one's process has died: nobody will tell them.
+
+        A process that is silent twice in a row is dead: one that subscribes anew is back sooner.
+        """
+        waiting = {
+            (connection.user_id, connection.device): connection  # the newest of them
+            for connection in self._registry
+            if not connection.is_live and connection.protocol == 1 and connection.transport.is_open
+        }
+        places = self._store.call_all(list(itertools.starmap(presence.find_command, waiting))) if waiting else []
+        ahead = [presence.live_connection(place) for place in places]
+        silent = self._find_silent(presence.process_of(name) for name in ahead if name)
+        dead, self._silent_ahead = silent & self._silent_ahead, silent
+        for connection, name in zip(waiting.values(), ahead, strict=True):
+            if name is None:
+                self._register_again(connection)
+                self.obey(bus.Order(connection.user_id, connection.number, "revive"))
+            elif presence.process_of(name) in dead:
+                user_id, device = connection.user_id, connection.device
+                following = self._store.call(presence.disconnect_command(user_id, device, name))
+                self._revive_next(user_id, device, following.decode())
+
     def _renew_presence(self) -> None:
         users = self._registry.user_ids()
-        renewed = self._store.call_all(presence.renew_commands(users)) if users else []
+        if not users:
+            return
+        answers = self._store.call_all(
+            [*presence.renew_commands(users), *map(presence.find_connections_command, users)]
+        )
+        renewed, found = answers[: len(users)], answers[len(users) :]
         for user_id, is_there in zip(users, renewed, strict=True):
             if not is_there:
                 # It ran out while this process was stalled: nobody would publish to these sockets any more.
                 for connection in self._registry.of_user(user_id):
                     if connection.is_live and connection.epoch:
                         self._register_again(connection)
+        self._forget_left_behind(dict(zip(users, map(presence.parse_connections, found), strict=True)))
+
+    def _forget_left_behind(self, places: Mapping[int, Sequence[tuple[str, str]]]) -> None:
+        """Forget what dead processes have left of users who are connected here too: renewed with theirs, it would never end."""
+        silent = self._find_silent(presence.process_of(name) for found in places.values() for _, name in found)
+        dead, self._silent_beside = silent & self._silent_beside, silent
+        for user_id, found in places.items():
+            for device, name in found:
+                if presence.process_of(name) in dead:
+                    self._store.tell(presence.disconnect_command(user_id, device, name))
 
     def _register_again(self, connection: Connection) -> None:
         try:
@@ -515,10 +617,7 @@ class SocketOffice:
             for connection in list(self._registry):
                 if connection.number % _HEARTBEAT_SLICES != turn:
                     continue
-                if connection.expires_at <= time.time():
-                    connection.end(CloseCode.SESSION_ENDED)
-                else:
-                    connection.heartbeat()
+                connection.heartbeat()
 
     def _repeat(self, task: Callable[[], None], seconds: float) -> None:
         while True:
@@ -531,20 +630,19 @@ class SocketOffice:
                 log.exception("housekeeping_failed", task=task.__name__)
 
 
-def _starting_point(connected: presence.Connected, resume: Resume | None) -> tuple[int, tuple[int, int] | None]:
+def _starting_point(connected: presence.Connected, resume: Resume | None) -> tuple[int, list[tuple[int, int]]]:
     """Return after which cursor a connection reads, and the entries (first, last) it is told that it cannot get."""
-    if resume is None:
-        return max(connected.acknowledged, connected.base), _overflow(connected.acknowledged, connected.base)
-    if resume.epoch != connected.epoch:
+    if resume is not None and resume.epoch != connected.epoch:
         start = max(connected.acknowledged, connected.base)
-        return start, (1, start)
-    if resume.cursor > connected.newest:
-        return max(connected.acknowledged, connected.base), (connected.newest + 1, resume.cursor)
-    return max(resume.cursor, connected.base), _overflow(resume.cursor, connected.base)
-
-
-def _overflow(cursor: int, base: int) -> tuple[int, int] | None:
-    return (cursor + 1, base) if base > cursor else None
+        return start, [(1, start)]
+    gaps = []
+    cursor = connected.acknowledged if resume is None else resume.cursor
+    if cursor > connected.newest:
+        gaps.append((connected.newest + 1, cursor))
+        cursor = connected.acknowledged
+    if connected.base > cursor:
+        gaps.append((cursor + 1, connected.base))
+    return max(cursor, connected.base), gaps
 
 
 def _with_body(entry: Entry | None, bodies: dict[tuple[int, int], bytes]) -> Entry | None:

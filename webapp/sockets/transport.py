@@ -22,11 +22,14 @@ log = structlog.get_logger()
 
 _READ_BYTES = 65_536
 _REPLAY_UNSENT_BYTES = 262_144
+_LINGER_SECONDS = 1.0  # for the peer to answer our close
+_UNSENT_LINGER_SECONDS = 30.0  # for a peer that is slow to read what says why
 _READ, _WRITE = 1, 2  # gevent's event masks
 
 
 class Transport:
-    """A connected TCP socket, ours from now on. `on_bytes(data)` gets what arrives, `on_closed()` is called once.
+    """A connected TCP socket, ours from now on. `on_bytes(data)` gets what arrives, `on_closed()` is called once: as soon as
+    nothing more is heard or said, though last bytes may still be on their way.
 
     handshake: what is still to be written before anything else; it goes out with the first write, or alone before the end
     """
@@ -102,8 +105,8 @@ class Transport:
         self._queue(data)
         return True
 
-    def finish(self, last: bytes, *, seconds: float = 1.0) -> None:
-        """Send `last` (a close frame) and close, at the latest after `seconds`. What waits is given up, but whole frames."""
+    def finish(self, last: bytes) -> None:
+        """Send `last` (a close frame) and close, soon or once the peer has read it. What waits is given up, but whole frames."""
         if self._socket is None or self.is_closing:
             return
         while len(self._unsent) > 1:
@@ -115,7 +118,8 @@ class Transport:
         self.is_closing = True
         if not self._unsent:
             self._half_close()
-        gevent.spawn_later(seconds, self.abort)
+        gevent.spawn_later(_UNSENT_LINGER_SECONDS if self._unsent else _LINGER_SECONDS, self.abort)
+        self._tell_closed()
 
     def abort(self) -> None:
         """Drop the connection now, without a close frame: the legacy client returns only then (ORIG 2.8)."""
@@ -133,6 +137,9 @@ class Transport:
         self._socket = None
         self._unsent.clear()
         self.unsent_bytes = 0
+        self._tell_closed()
+
+    def _tell_closed(self) -> None:
         on_closed, self._on_bytes, self._on_closed = self._on_closed, None, None
         if on_closed is not None:
             try:
@@ -190,6 +197,7 @@ class Transport:
             self._writer = None
             if self.is_closing:
                 self._half_close()
+                gevent.spawn_later(_LINGER_SECONDS, self.abort)
 
     def _half_close(self) -> None:
         """End our side, so that the peer reads our last frame before the end, even if bytes of his are unread."""
