@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what was started is stopped
     if given.list:
         for scenario in _ALL:
             print(f"{scenario.name:16} {scenario.title}")
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--quick", action="store_true", help="a few scenarios, one short round: does it work, and roughly how well")
     add("--seconds", type=_positive, help="each measurement lasts (6; 3 with --quick)")
-    add("--rounds", type=_count, help="measurements of each scenario; one less where it takes long (3; 1 with --quick)")
+    add("--rounds", type=_count, help="measurements of each scenario (3; 1 with --quick)")
     add("--base", metavar="REV", help="measure this commit as well, alternating, and tell ratios; growth only if named")
     add(
         "--beside",

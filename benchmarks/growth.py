@@ -157,7 +157,7 @@ def outbox(bench: Bench) -> Figures:
 
 
 def _scenario(name: str, title: str, run: Callable[[Bench], Figures], users: int) -> Scenario:
-    return Scenario(f"growth_{name}", title, run, users=users, is_long=True, is_growth=True)
+    return Scenario(f"growth_{name}", title, run, users=users, is_growth=True)
 
 
 GROWTH = [

@@ -29,7 +29,6 @@ class Scenario:
     """One thing to measure.
 
     users: how many must be seeded
-    is_long: takes much longer than its window, so it gets one round less
     is_quick: part of `--quick`
     """
 
@@ -37,7 +36,6 @@ class Scenario:
     title: str
     run: Callable[[Bench], Figures]
     users: int = 300
-    is_long: bool = False
     is_quick: bool = False
     is_growth: bool = False
 
@@ -323,13 +321,11 @@ SCENARIOS = [
         for n in (200, 1_000)
     ),
     *(
-        Scenario(f"idle_{n}", f"{n:,} idle sockets", partial(idle, count=n), users=n, is_long=True, is_quick=n == 1_000)
+        Scenario(f"idle_{n}", f"{n:,} idle sockets", partial(idle, count=n), users=n, is_quick=n == 1_000)
         for n in (1_000, 5_000)
     ),
-    Scenario("replay_10000", "10,000 waiting messages", partial(replay, count=10_000), is_long=True),
+    Scenario("replay_10000", "10,000 waiting messages", partial(replay, count=10_000)),
     Scenario("history", "pages of history, 16 readers", history),
-    Scenario(
-        "reconnect_2000", "2,000 sockets reconnect at once", partial(storm, count=2_000), users=2_100, is_long=True
-    ),
+    Scenario("reconnect_2000", "2,000 sockets reconnect at once", partial(storm, count=2_000), users=2_100),
     Scenario("mixed", "all of it at once", mixed, users=300),
 ]

@@ -135,15 +135,20 @@ class Listener:
             self._compare()
 
     def _compare(self) -> None:
+        """Compare what connections have with what there is. Never raises: it is all that finds what a lost publication left."""
+        try:
+            self._compare_all()
+        except StoreUnavailable as error:
+            log.warning("compare_failed", error=str(error))
+        except Exception:
+            log.exception("compare_failed")
+
+    def _compare_all(self) -> None:
         user_ids = self._registry.user_ids()
         for start in range(0, len(user_ids), _USERS_PER_TRIP):
             some = user_ids[start : start + _USERS_PER_TRIP]
-            try:
-                answers = self._run([inbox.newest_command(user_id) for user_id in some])
-            except StoreUnavailable as error:
-                log.warning("compare_failed", error=str(error))
-                return
+            answers = self._run([inbox.newest_command(user_id) for user_id in some])
             for user_id, (epoch, newest) in zip(some, answers, strict=True):
-                # Without an epoch the inbox is lost: the connection's reading opens it again.
+                # Without an epoch the inbox is lost: the connection sends its client away, whose return opens it again.
                 for connection in self._registry.of_user(user_id):
                     connection.deliver((epoch or b"").decode(), int(newest or 0))

@@ -108,6 +108,7 @@ class SocketOffice:
         # Processes that did not listen when they were looked at last, for whom each of the two looks for.
         self._silent_ahead: set[str] = set()
         self._silent_beside: set[str] = set()
+        self._beat_slice = 0
         self.is_closing = False
         # Those who follow what becomes of connections, and must not block.
         self.on_open: list[Callable[[Connection], None]] = []
@@ -125,7 +126,8 @@ class SocketOffice:
             (self._revive_orphans, _ORPHANS_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
-        gevent.spawn(self._heartbeats)
+        beat_seconds = self._settings.heartbeat_seconds / _HEARTBEAT_SLICES
+        gevent.spawn(self._repeat, self._beat, beat_seconds)
 
     # Opening and closing
 
@@ -608,15 +610,11 @@ class SocketOffice:
         except ConnectionRefused:
             self._check_session(connection)
 
-    def _heartbeats(self) -> None:
-        """Beat each connection once per interval, spread over it, so that 10,000 sockets are not one burst."""
-        turn = 0
-        while True:
-            gevent.sleep(self._settings.heartbeat_seconds / _HEARTBEAT_SLICES)
-            turn = (turn + 1) % _HEARTBEAT_SLICES
-            for connection in list(self._registry):
-                if connection.number % _HEARTBEAT_SLICES != turn:
-                    continue
+    def _beat(self) -> None:
+        """Beat a slice of the connections: each once per interval, spread over it, so that 10,000 are not one burst."""
+        self._beat_slice = (self._beat_slice + 1) % _HEARTBEAT_SLICES
+        for connection in self._registry:
+            if connection.number % _HEARTBEAT_SLICES == self._beat_slice:
                 connection.heartbeat()
 
     def _repeat(self, task: Callable[[], None], seconds: float) -> None:
