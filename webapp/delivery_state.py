@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gevent
 
-from models import audiences, messages, positions
+from models import audiences, messages, positions, sessions
 from models.database import Database
 from models.errors import DatabaseUnavailable
 from models.requests import Request, decode, recall_id
@@ -63,7 +63,7 @@ class DeliveryStates:
             return {"id": message_id, "status": "accepted", "recipients": []}
         if row["verdict"] == messages.REFUSED:
             return {"id": message_id, "status": "refused", "code": row["code"], "recipients": []}
-        standings = self.standings(found.recipient_ids)
+        standings = self.standings(row, found.recipient_ids)
         recipients = [_states_of(row, user_id, standing) for user_id, standing in standings.items()]
         has_all = all(any(device["state"] == "acknowledged" for device in devices) for devices in recipients)
         return {
@@ -139,8 +139,9 @@ class DeliveryStates:
         group_id = waits.to_id if waits.chat_type == "group" else None
         return Found(message_id, waits.sender_id, group_id, waits.created_at_ms)
 
-    def standings(self, user_ids: Sequence[int]) -> dict[int, Standing]:
-        """Return where the devices of users are, in one round trip. Where Redis has lost it, SQL's checkpoints say it.
+    def standings(self, row: Mapping[str, Any], user_ids: Sequence[int]) -> dict[int, Standing]:
+        """Return where the devices of a message's recipients are, in one round trip. Where Redis has lost it, SQL's
+        checkpoints say it. Devices that logged in after the message are left out: they had nothing to get.
 
         Raises StoreUnavailable, DatabaseUnavailable.
         """
@@ -159,7 +160,28 @@ class DeliveryStates:
             checkpoints = offload(self._database, self._load_positions, lost)
             for user_id, devices in checkpoints.items():
                 found[user_id] = Standing(devices, {}, found[user_id].online)
+        return self._without_later(row, found)
+
+    def _without_later(self, row: Mapping[str, Any], found: dict[int, Standing]) -> dict[int, Standing]:
+        # A later device begins with all there is counted as seen, and only what it acknowledges itself has a time. So SQL is
+        # asked about none that has acknowledged something of the shard, which is nearly all of them.
+        unsure = {
+            user_id: devices
+            for user_id, standing in found.items()
+            if (devices := [name for name, state in standing.devices.items() if _may_be_later(row, state)])
+        }
+        if not unsure:
+            return found
+        begun_at_ms = offload(self._database, self._load_session_starts, list(unsure))
+        for user_id, devices in unsure.items():
+            later = {name for name in devices if begun_at_ms[user_id].get(name, 0) > row["decided_at_ms"]}
+            kept = {name: state for name, state in found[user_id].devices.items() if name not in later}
+            found[user_id] = replace(found[user_id], devices=kept)
         return found
+
+    def _load_session_starts(self, user_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+        with self._database.reading() as connection:
+            return sessions.load_starts(connection, user_ids)
 
     def _load_decided(self, message_id: str) -> Found | None:
         with self._database.reading() as connection:
@@ -189,6 +211,10 @@ class DeliveryStates:
 def has_acknowledged(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
     """Return whether a device has acknowledged a stored message."""
     return bool(state.seen.get(row["shard"], 0) >= row["shard_seq"])
+
+
+def _may_be_later(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
+    return has_acknowledged(row, state) and row["shard"] not in state.seen_at_ms
 
 
 def _states_of(row: Mapping[str, Any], user_id: int, standing: Standing) -> list[State]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from models import groups, messages, sessions, users
+from models import groups, messages, users
 from models.database import Database
 from webapp.delivery_state import DeliveryStates, Found, Standing, has_acknowledged
 from webapp.services import offload
@@ -53,31 +53,19 @@ class Traces:
             return users.is_administrator(connection, viewer_id)
 
     def _recipients_hops(self, row: Mapping[str, Any], recipient_ids: Sequence[int], decided_at_ms: int) -> list[Hop]:
-        standings = self._states.standings(recipient_ids)
-        begun_at_ms = offload(self._database, self._load_session_starts, recipient_ids)
         hops = []
-        for user_id, standing in standings.items():
-            begun = begun_at_ms.get(user_id, {})
-            hops += _recipient_hops(row, user_id, standing, begun, decided_at_ms)
+        for user_id, standing in self._states.standings(row, recipient_ids).items():
+            hops += _recipient_hops(row, user_id, standing, decided_at_ms)
         return hops
 
-    def _load_session_starts(self, user_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-        with self._database.reading() as connection:
-            return sessions.load_starts(connection, user_ids)
 
-
-def _recipient_hops(
-    row: Mapping[str, Any], user_id: int, standing: Standing, begun_at_ms: Mapping[str, int], decided_at_ms: int
-) -> list[Hop]:
+def _recipient_hops(row: Mapping[str, Any], user_id: int, standing: Standing, decided_at_ms: int) -> list[Hop]:
     """Return the hops on each device of a recipient; where no device had it to get, that it is stored for him."""
     hops: list[Hop] = []
     for device, state in standing.devices.items():
-        recorded_at_ms = state.seen_at_ms.get(row["shard"])
         if has_acknowledged(row, state):
-            if recorded_at_ms is None and begun_at_ms.get(device, 0) > row["decided_at_ms"]:
-                continue  # it logged in later, and later devices begin after what there was
             # After a loss of Redis's data only the checkpoint is left, which says that and not when.
-            at = max(decided_at_ms, recorded_at_ms or 0)
+            at = max(decided_at_ms, state.seen_at_ms.get(row["shard"], 0))
             times: dict[HopName, int] = {"stored": decided_at_ms, "pushed": at, "acknowledged": at}
         elif device in standing.online:
             at = max(decided_at_ms, standing.seen_at_ms.get(device, 0))
