@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
@@ -37,11 +37,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where the devices of a recipient are: how far each has acknowledged, when it was seen, which are connected."""
+    """Where the devices of a recipient are: how far each has acknowledged, when it was seen, which are connected.
+
+    gone: by shard, how far any device had acknowledged that has logged out since
+    """
 
     devices: Mapping[str, inbox.DeviceState]
     seen_at_ms: Mapping[str, int]  # of those devices of which it is known
     online: frozenset[str]
+    gone: Mapping[int, int] = field(default_factory=dict)
 
 
 class DeliveryStates:
@@ -155,7 +159,7 @@ class DeliveryStates:
             if epoch is None:
                 lost.append(user_id)
             online = frozenset(device.decode() for device in connected)
-            found[user_id] = Standing(devices, inbox.parse_seen_at(state), online)
+            found[user_id] = Standing(devices, inbox.parse_seen_at(state), online, inbox.parse_gone(state))
         if lost:
             checkpoints = offload(self._database, self._load_positions, lost)
             for user_id, devices in checkpoints.items():
@@ -218,10 +222,14 @@ def _may_be_later(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
 
 
 def _states_of(row: Mapping[str, Any], user_id: int, standing: Standing) -> list[State]:
-    """Return the state on each device of a recipient; one entry without a device where he has none yet."""
-    if not standing.devices:
-        return [{"user_id": user_id, "device": None, "state": "stored", "at": row["decided_at_ms"]}]
-    states = []
+    """Return the state on each device of a recipient; one entry without a device where he has none yet, and for those that
+    had it when they logged out: it stays delivered.
+    """
+    had_it = standing.gone.get(row["shard"], 0) >= row["shard_seq"]
+    states: list[State] = []
+    if had_it or not standing.devices:
+        name = "acknowledged" if had_it else "stored"
+        states.append({"user_id": user_id, "device": None, "state": name, "at": row["decided_at_ms"]})
     for device, state in standing.devices.items():
         has_it = has_acknowledged(row, state)
         at = state.seen_at_ms.get(row["shard"], row["decided_at_ms"]) if has_it else row["decided_at_ms"]

@@ -256,6 +256,11 @@ def parse_state(answer: Any) -> tuple[str | None, dict[str, DeviceState]]:
     return fields.get("epoch"), devices
 
 
+def parse_gone(answer: Any) -> dict[int, int]:
+    """Return of a state, by shard, the newest shard_seq that a device had acknowledged which counts no more."""
+    return {int(name[2:]): int(value) for name, value in _as_mapping(answer).items() if name.startswith("a:")}
+
+
 def _as_mapping(answer: Any) -> dict[str, str]:
     if isinstance(answer, dict):
         return {name.decode(): value.decode() for name, value in answer.items()}

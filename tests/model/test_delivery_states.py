@@ -43,6 +43,9 @@ class _Asker:
             sessions.start_sessions(connection, [row])
         self._devices.register(_RECIPIENT, device)
 
+    def log_out(self, device: str) -> None:
+        self._devices.forget(_RECIPIENT, device)
+
     def send(self, text: str = "x") -> Request:
         request = self._rig.build_send(_SENDER, _RECIPIENT, text)
         self._rig.accept(request)
@@ -97,3 +100,27 @@ def test_a_device_that_logs_in_again_keeps_what_it_has(rig: Rig, asker: _Asker) 
 
     assert asker.status(message) == ("delivered", {"first": "acknowledged"})
     assert asker.last_hops(message) == {"first": "acknowledged"}
+
+
+def test_what_was_delivered_stays_so(rig: Rig, asker: _Asker) -> None:
+    """Whichever devices log out and in: the message was there."""
+    asker.log_in("first")
+    asker.log_in("phone")
+    socket = rig.web.connect(_RECIPIENT, "first", 2)
+    message = asker.send()
+    asker.acknowledge(socket)
+
+    asker.log_out("first")
+    unread = asker.send()
+    of_phone = asker.status(message), asker.status(unread)
+    asker.log_out("phone")
+    of_nobody = asker.status(message), asker.status(unread)
+    asker.log_in("tablet", later_ms=1_000)
+
+    assert of_phone == (
+        ("delivered", {None: "acknowledged", "phone": "stored"}),
+        ("stored", {"phone": "stored"}),
+    )
+    assert of_nobody == (("delivered", {None: "acknowledged"}), ("stored", {None: "stored"}))
+    assert asker.status(message)[0] == "delivered"
+    assert asker.status(unread) == ("stored", {"tablet": "stored"})

@@ -768,7 +768,7 @@ def test_a_device_counts_from_its_registration(client: Client, user_id: int) -> 
 
 
 def test_a_forgotten_device_holds_nothing_back(client: Client, user_id: int) -> None:
-    """What only it lacked is trimmed, and nothing of it is left; a device whose name begins like it stays."""
+    """What only it lacked is trimmed, and only what it had is kept; a device whose name begins like it stays."""
     epoch = _open(client, user_id)
     for device in ("a", "a:3", "b"):
         _call(client, inbox.register_command(user_id, device))
@@ -782,10 +782,28 @@ def test_a_forgotten_device_holds_nothing_back(client: Client, user_id: int) -> 
     assert (_base(client, user_id), _positions(client, user_id)) == (2, [3])
     fields = {name for name in _call(client, inbox.state_command(user_id)) if name[1:2] == b":"}
     of_others = {b"s:3", b"d:a:3", b"n:a:3", b"v:a:3:3", b"t:a:3:3", b"d:b", b"n:b", b"v:b:3", b"t:b:3"}
-    assert fields == of_others
+    assert fields == of_others | {b"a:3"}
     assert set(_devices(client, user_id)) == {"a:3", "b"}
     assert _devices(client, user_id)["a:3"].seen == {_SHARD: 3}
     assert _call(client, inbox.forget_command(user_id, "a")) == 0
+
+
+def test_what_forgotten_devices_had_acknowledged_is_kept(client: Client, user_id: int) -> None:
+    """The furthest of them counts, and not what a device was given as seen when it began."""
+    epoch = _open(client, user_id)
+    for device in ("a", "b"):
+        _call(client, inbox.register_command(user_id, device))
+    _append(client, user_id, 1, 2, 3)
+    _acknowledge(client, user_id, "a", epoch, 2)
+    _acknowledge(client, user_id, "b", epoch, 1)
+    _call(client, inbox.register_command(user_id, "later"))
+
+    gone = []
+    for device in ("later", "a", "b", "a"):
+        _call(client, inbox.forget_command(user_id, device))
+        gone.append(inbox.parse_gone(_call(client, inbox.state_command(user_id))))
+
+    assert gone == [{}, {_SHARD: 2}, {_SHARD: 2}, {_SHARD: 2}]
 
 
 def test_the_last_device_leaves_the_inbox_for_the_next(client: Client, user_id: int) -> None:

@@ -1,10 +1,13 @@
 -- Let a device count no more, and trim what no other device lacks. The user's last device leaves the inbox as it is: the
--- next one starts where it stood.
+-- next one starts where it stood. What it had acknowledged is known ever after, for the sender's question what became of a
+-- message: a:<shard> newest shard_seq that a device acknowledged which is gone. Only what has a time (t:) counts, since a
+-- device begins with v: of all there is.
 -- KEYS[1] cursor hash; KEYS[2] inbox list
 -- ARGV[1] device
 -- Returns 1 where the device counted, else 0
 local fields = redis.call('HGETALL', KEYS[1])
 local base, lowest, was_known = 0, nil, 0
+local seen, timed, gone = {}, {}, {}
 for i = 1, #fields, 2 do
   local field, kind, rest = fields[i], string.sub(fields[i], 1, 2), string.sub(fields[i], 3)
   if field == 'base' then
@@ -19,8 +22,23 @@ for i = 1, #fields, 2 do
     if not lowest or acknowledged < lowest then
       lowest = acknowledged
     end
-  elseif (kind == 'v:' or kind == 't:') and string.match(rest, '^(.*):%d+$') == ARGV[1] then
-    redis.call('HDEL', KEYS[1], field)
+  elseif kind == 'a:' then
+    gone[rest] = tonumber(fields[i + 1])
+  elseif kind == 'v:' or kind == 't:' then
+    local device, shard = string.match(rest, '^(.*):(%d+)$')
+    if device == ARGV[1] then
+      redis.call('HDEL', KEYS[1], field)
+      if kind == 'v:' then
+        seen[shard] = fields[i + 1]
+      else
+        timed[#timed + 1] = shard
+      end
+    end
+  end
+end
+for _, shard in ipairs(timed) do
+  if tonumber(seen[shard]) > (gone[shard] or 0) then
+    redis.call('HSET', KEYS[1], 'a:' .. shard, seen[shard])
   end
 end
 if was_known == 1 and lowest and lowest > base then
