@@ -10,7 +10,7 @@ import gevent
 
 from models import audiences, messages, positions, sessions
 from models.database import Database
-from models.errors import DatabaseUnavailable
+from models.errors import DatabaseUnavailable, StoreUnavailable
 from models.requests import Request, decode, recall_id
 from models.store import inbox, outbox, presence
 from webapp.services import Redis, offload
@@ -18,6 +18,9 @@ from webapp.services import Redis, offload
 State = dict[str, Any]
 
 _VERDICT_SECONDS = 0.5  # a database that does not answer must not keep a send from being accepted
+# Of each shard what waits is searched up to so many: a few normally, 1 ms of Redis's time where eight shards hold all of these.
+# Without the bound each send to workers that are behind would cost up to 200 ms of it, and put them further behind.
+_MAX_COMPARED = 100
 # What refuses a recall now and may not later; that it is too late, or done already, stays so.
 _PASSING_REFUSALS = ("message_not_found", "group_not_found", "not_in_group", "user_disabled", "internal_error")
 _RECALL_ATTEMPTS = 16  # of one message by one user, within the five minutes that he has
@@ -78,12 +81,25 @@ class DeliveryStates:
         }
 
     def verdict_of(self, request: Request) -> tuple[str | None, bytes | None] | None:
-        """Return the code and the sender's Message of an earlier try of a send; None where it is undecided, or nobody knows."""
+        """Return the code and the sender's Message of an earlier try of a send; None where it is undecided, or nobody knows.
+
+        An undecided one has a verdict where it is something else under the same clientMsgId.
+        """
+        # Looked for in the order in which it moves on, so that it is missed nowhere.
+        if request.client_msg_id is not None and self._waits_with_other_content(request):
+            return "idempotency_conflict", None
         asked = gevent.spawn(self._load_verdict, request)
         try:
             return asked.get(timeout=_VERDICT_SECONDS)
         except gevent.Timeout:
             return None
+
+    def _waits_with_other_content(self, request: Request) -> bool:
+        try:
+            entry = outbox.holds(self._store.client, self._shards, request.id, _MAX_COMPARED)
+        except StoreUnavailable:
+            return False  # the acceptance, which comes next, has more patience
+        return entry is not None and decode(entry).content_hash() != request.content_hash()
 
     def _load_verdict(self, request: Request) -> tuple[str | None, bytes | None] | None:
         try:

@@ -150,9 +150,13 @@ def release_leases(client: Client, shards: Sequence[int], token: str) -> None:
     run(client, [*released, ("PUBLISH", keys.DOORBELL, "")])
 
 
-def holds(client: Client, shards: Sequence[int], message_id: str) -> bytes | None:
-    """Return the entry of a request that waits, None where none does. Reads the lists, so it is for rare questions."""
-    found = run(client, [SCRIPTS["find_request"].call([keys.outbox(shard)], [message_id]) for shard in shards])
+def holds(client: Client, shards: Sequence[int], message_id: str, longest: int | None = None) -> bytes | None:
+    """Return the entry of a request that waits, None where none does.
+
+    longest: lists with more entries are passed over. None: none is, so it is for rare questions, since the lists are read
+    """
+    args = [message_id, "" if longest is None else longest]
+    found = run(client, [SCRIPTS["find_request"].call([keys.outbox(shard)], args) for shard in shards])
     return next((entry for entry in found if entry), None)
 
 

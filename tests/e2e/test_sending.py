@@ -352,6 +352,28 @@ def test_a_late_verdict_is_promised_and_kept(instance: Instance, friends: tuple[
     assert client.send(recipient_id, "waited for", client_msg_id=client_msg_id)[1]["data"]["id"] == ids[-1]
 
 
+def test_other_content_is_a_conflict_before_the_verdict(instance: Instance, friends: tuple[int, int]) -> None:
+    """Who does not wait is told so too while the first send is undecided; a true repeat gets its state."""
+    sender_id, recipient_id = friends
+    prefer = {"Prefer": "respond-async"}
+    params = _params(recipient_id, "first", clientMsgId=uuid.uuid4().hex)
+
+    with _stopped_workers(instance):
+        first = _post(instance, sender_id, params, **prefer)
+        repeat = _post(instance, sender_id, params, **prefer)
+        others = [
+            _post(instance, sender_id, params | change, **prefer)
+            for change in ({"data": {"data": "other"}}, {"sendto_id": _UNKNOWN_USER})
+        ]
+
+    assert first[0] == 202
+    assert repeat == first
+    for other in others:
+        _check_failure(other, 409, "idempotency_conflict")
+    _wait_decided(instance, sender_id, first[1]["data"]["id"])
+    assert message_text(_post(instance, sender_id, params)[1]["data"]) == "first"
+
+
 # Forms of the request
 
 

@@ -594,6 +594,8 @@ def test_a_waiting_request_is_found_by_its_id(client: Client, shard: int) -> Non
         assert outbox.holds(client, [shard + 1, shard], f"id-{number}") == entries[number]
     for absent in ("id-1201", "id-", "id", "", "send"):
         assert outbox.holds(client, [shard], absent) is None
+    assert outbox.holds(client, [shard], "id-0", len(entries)) == entries[0]
+    assert outbox.holds(client, [shard], "id-0", len(entries) - 1) is None
 
 
 # Recall
