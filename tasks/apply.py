@@ -120,7 +120,8 @@ class Applier:
     def _note_verdicts(self, news: News, outcomes: Sequence[Outcome], cursors: Mapping[str, tuple[int, str]]) -> None:
         refused: list[Outcome] = []
         for outcome in outcomes:
-            if outcome.code is not None and outcome.request.kind == "send":
+            # Of what has no row the id is that of another send, which stands: only who waits is told of a conflict.
+            if outcome.code is not None and outcome.row is not None and outcome.request.kind == "send":
                 refused.append(outcome)
             if outcome.request.reply_to is None:
                 continue

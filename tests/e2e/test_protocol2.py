@@ -423,6 +423,21 @@ def test_an_id_used_for_other_content_is_a_conflict(instance: Instance, friends:
     assert third["data"] == first["data"]
 
 
+def test_a_conflict_over_http_is_told_to_no_socket(instance: Instance, friends: tuple[int, int]) -> None:
+    """It has the id of the first message, which would seem to have failed."""
+    sender_id, recipient_id = friends
+    client, client_msg_id = HttpClient(instance.base, instance.tokens[sender_id]), uuid.uuid4().hex
+
+    with open_socket(instance, sender_id, 2) as socket:
+        _, stored = client.send(recipient_id, "first", client_msg_id=client_msg_id)
+        status, conflict = client.send(recipient_id, "second", client_msg_id=client_msg_id)
+        show_marker(instance, recipient_id, sender_id, socket)
+        results = _results(socket)
+
+    assert (status, conflict["code"]) == (409, "idempotency_conflict")
+    assert [(result["id"], result["ok"]) for result in results] == [(stored["data"]["id"], True)]
+
+
 def test_a_send_over_http_is_told_to_the_socket_of_its_device(instance: Instance, friends: tuple[int, int]) -> None:
     """What a device sends over HTTP comes as a result with ref null and the entry's cursor, a refusal too, each once."""
     sender_id, recipient_id = friends
