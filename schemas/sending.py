@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,6 +10,8 @@ import orjson
 
 from models.bodies import USER_TYPES
 from schemas.params import IntParam, Params, TextParam
+
+_NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 class SendParams(Params):
@@ -28,6 +31,8 @@ def decode_options(text: str) -> Any:
     """Decode `options` as the seed does: percent-decoded, then JSON; null where either fails."""
     if not text:
         return None  # as nearly always
+    if _NO_ESCAPE.search(text):
+        return None  # decodeURIComponent throws there, while `unquote` would keep it
     try:
         options = orjson.loads(unquote(text, errors="strict"))
         # orjson reads four times as deep as it writes, and this will be written inside a Message.
