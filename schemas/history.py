@@ -18,7 +18,8 @@ class HistoryParams(Params):
 class ReadParams(Params):
     chatType = TextParam("接收类型", choices=("single", "group"))
     peer_id = IntParam("接收人/群的id值", min=1)
-    seq = IntParam("已读序号", min=1, max=2_147_483_647)
+    # Any, since it is bounded by the newest message: 0 is what a client has read of an empty conversation.
+    seq = IntParam("已读序号")
 
 
 HISTORY_PARAMS = HistoryParams()

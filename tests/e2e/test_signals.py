@@ -232,6 +232,23 @@ def test_reading_over_http_is_the_same(instance: Instance) -> None:
         assert not _signals(phone, "read")
 
 
+def test_any_number_is_read_as_far_as_there_are_messages(instance: Instance) -> None:
+    """0 of an empty conversation changes nothing, and what no message can have is the newest."""
+    writer, reader = add_friends(instance)
+    client = HttpClient(instance.base, instance.tokens[reader])
+
+    def read(seq: int) -> int:
+        return client.post("/api/chat/read", {"chatType": "single", "peer_id": writer, "seq": seq})[0]
+
+    assert (read(0), read(2**40)) == (200, 200)
+    sent = [_seq_of(HttpClient(instance.base, instance.tokens[writer]).send(reader, text)) for text in "ab"]
+    assert _read_seq(instance, reader, writer) == 0
+
+    assert (read(2**31), read(0)) == (200, 200)
+
+    assert _read_seq(instance, reader, writer) == sent[-1]
+
+
 def test_reading_a_group_tells_only_the_own_devices(instance: Instance) -> None:
     """Nobody gets a receipt of a group, and who is no member marks nothing."""
     owner, member, stranger = add_users(instance, 3)
