@@ -13,6 +13,7 @@ Message = dict[str, Any]
 
 # The legacy client parses `data` of a user's message as JSON.
 _NOTHING = '{"data":"","dataType":false,"otherData":null}'
+_QUOTE = ord('"')
 
 USER_TYPES = ("text", "iconMenus", "image", "audio", "video", "file", "location", "card")
 
@@ -98,12 +99,13 @@ def sender_and_seq(body: bytes) -> tuple[int, int] | None:
     Not parsed, since every entry that a socket is written is asked: that would take 2 to 20 µs where this takes one.
     """
     # `_common` builds them in this order, and nothing follows the number of the client. A group's Message goes on with its
-    # group, a recall with what it does. Quotes inside of texts are escaped, so no name can stand in one.
+    # group, a recall with what it does, and of a notice `seq` follows no text. Quotes inside of texts are escaped, so no name
+    # can stand in one.
     last = body[-2:-1]
     if last != b'"' and not last.isdigit():
         return None
     tail = body.find(b',"seq":', body.rfind(b'"sendUUid":"')) + 7
-    if tail < 7:
+    if tail < 8 or body[tail - 8] != _QUOTE:
         return None
     if last == b'"':
         seq, _, rest = body[tail : tail + 32].partition(b",")

@@ -9,8 +9,11 @@ import pytest
 
 from models import bodies
 from models.facts import GroupFacts, MemberFacts, UserFacts
+from models.groups import Summary
+from models.memberships import Change, Person
 from models.requests import Request, conversation_key
 from models.store import bus
+from webapp.group_notices import GroupNotices
 from webapp.sockets.noted import Unacknowledged
 
 _HOSTILE = '","from_id":99,"seq":98,"sendUUid":"x","seq":97}'
@@ -65,6 +68,17 @@ def test_what_is_no_one_to_one_message_of_a_user_is_not_noted() -> None:
     assert [bodies.sender_and_seq(orjson.dumps(other)) for other in others] == [None] * 4
     assert bodies.sender_and_seq(b"") is None
     assert bodies.sender_and_seq(b"{}") is None
+
+
+def test_a_notice_to_a_group_is_not_noted() -> None:
+    """Its `seq` is one of the group's, and would stand for messages that its author wrote to the member alone."""
+    group = Summary(5, "u", 7, "g", "", "", 0, 2)
+    author = Person(7, "uuid-7", "a", "a", "", "user", 1, None)
+    (notice,) = GroupNotices("/static/").created(Change(group, author))
+    body = bodies.encode(bodies.notice_message(notice, 7, orjson.loads(notice.data)["message"]))
+
+    assert body.endswith(b'"seq":7}')
+    assert bodies.sender_and_seq(body) is None
 
 
 def _body(sender_id: int, seq: int) -> bytes:
