@@ -122,6 +122,27 @@ def test_what_cannot_be_accepted_counts_too(strict: Instance) -> None:
     assert found[_SENDS:] == [(429, "rate_limited")] * 4
 
 
+def test_recalls_count_as_sends(strict: Instance) -> None:
+    """Each leaves a row, also where there is nothing to recall; what is too much leaves none, and sends are refused too."""
+    sender, recipient = add_users(strict, 2)
+    befriend(strict, sender, recipient)
+    token = {"token": strict.tokens[sender]}
+    target = {"to_id": recipient, "to_name": "x", "to_avatar": "x", "chatType": "single", "create_time": 1}
+
+    def recall() -> tuple[int, str, Mapping[str, str]]:
+        body = {**target, "id": str(uuid.uuid4())}
+        status, answer, headers = _post(strict, "/api/chat/revokeMessage", body, token)
+        return status, answer["code"], headers
+
+    codes = [recall()[:2] for _ in range(_SENDS)]
+    status, code, headers = recall()
+
+    assert codes == [(400, "message_not_found")] * _SENDS
+    assert (status, code) == (429, "rate_limited")
+    assert 3_000 < int(headers["Retry-After"]) <= 3_600
+    assert HttpClient(strict.base, strict.tokens[sender]).send(recipient, "x")[1]["code"] == "rate_limited"
+
+
 def test_frames_that_send_count_as_sends(strict: Instance) -> None:
     """Over a socket a send too many is refused by its result, and what passed is stored in order."""
     sender, recipient = add_users(strict, 2)

@@ -142,6 +142,7 @@ def make_blueprint(
             "not_in_group",
             "already_recalled",
             "recall_too_late",
+            "rate_limited",
             "overloaded",
             "outcome_unknown",
             "internal_error",
@@ -168,7 +169,12 @@ def make_blueprint(
                 reply_to=(process_id, wait.number),
                 conversation=conversation,
             )
-            return decided(caller, accepted, wait, settings.send_wait_seconds)
+            try:
+                # Counted with the sends: a refused one stays in SQL for ever, whatever id it names.
+                return decided(caller, accepted, wait, settings.send_wait_seconds, Terms(is_counted=True))
+            except RateExceeded as exceeded:
+                credential = credential_of_send(this_request().environ)
+                raise limits.refused_send(exceeded.left_ms, credential) from exceeded
 
     @blueprint.post("/api/chat/chatGetmessageOffLine")
     @describe("Have the caller's open socket send what it has not sent yet", access="visitor")
