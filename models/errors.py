@@ -11,7 +11,10 @@ class ModelError(Exception):
 
 
 class StoreUnavailable(ModelError):
-    """Redis did not answer: whether the operation took place is unknown. Repeating is safe, every script is idempotent."""
+    """Redis did not answer: whether the operation took place is unknown.
+
+    Repeating is safe, but for what counts (`store/counters.py`) or takes something away (`store/tickets.py`).
+    """
 
 
 class Overloaded(ModelError):

@@ -82,7 +82,7 @@ class Limits:
         if rate is None:
             return 0
         try:
-            return int(self._store.call(counters.count_command(rate, what, who)))
+            return int(self._store.call_once(counters.count_command(rate, what, who)))
         except StoreUnavailable as error:
             counts.failures["limit_not_counted"] += 1
             log.warning("limit_not_counted", limit=what, error=str(error))
@@ -157,8 +157,9 @@ class Attempt:
         self._account = account
 
     def failed(self) -> None:
+        """Count the failure, once. Raises StoreUnavailable: counted or not is unknown."""
         for name, lock in ((self._pair, _PAIR), (self._account, _ACCOUNT)):
-            self._store.call(counters.fail_command(name, window_ms=lock.window_ms, most=lock.most))
+            self._store.call_once(counters.fail_command(name, window_ms=lock.window_ms, most=lock.most))
 
     def succeeded(self) -> None:
         self._store.call(counters.forgive_command(self._pair))

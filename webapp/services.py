@@ -40,13 +40,19 @@ class Redis:
         self._batcher: Batcher[Command, Any] = Batcher(
             lambda commands: run(client, commands), patience_seconds=_PATIENCE_SECONDS
         )
+        self._once: Batcher[Command, Any] = Batcher(lambda commands: run(client, commands), patience_seconds=0)
 
     def start(self) -> None:
         self._batcher.start()
+        self._once.start()
 
     def call(self, command: Command) -> Any:
-        """Raises StoreUnavailable."""
+        """Ask for what may be repeated, and is while Redis does not answer. Raises StoreUnavailable."""
         return self._batcher.call(command)
+
+    def call_once(self, command: Command) -> Any:
+        """Ask for what must not be repeated: it counts, or takes something away. Raises StoreUnavailable at once."""
+        return self._once.call(command)
 
     def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """Send many commands at once, apart from what others ask for. Raises StoreUnavailable."""

@@ -32,9 +32,13 @@ class Tickets:
         return ticket
 
     def admit(self, ticket: str) -> Caller:
-        """Use a ticket up. Raises as `Gatekeeper.admit`: one that is used, unknown or too old is an invalid token."""
+        """Use a ticket up. Raises as `Gatekeeper.admit`: one that is used, unknown or too old is an invalid token.
+
+        Where Redis does not answer it is not known whether the ticket is used up: a second try would find none and tell a
+        client to log in again that should only come back.
+        """
         # What cannot be one of ours is not looked for: it may be of any length.
-        raw = self._store.call(tickets.take_command(ticket)) if len(ticket) <= _MAX_TICKET_CHARACTERS else None
+        raw = self._store.call_once(tickets.take_command(ticket)) if len(ticket) <= _MAX_TICKET_CHARACTERS else None
         if raw is None:
             raise ApiError("token_invalid")
         claims = Claims(*orjson.loads(raw))

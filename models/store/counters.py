@@ -1,6 +1,7 @@
 """Counters that all web processes share: hits against a rate, and failures that lock.
 
 A hit is one script, so that parallel requests cannot all pass. A counter that is lost with Redis's data starts at zero.
+Hits and failures are not to be repeated: each time counts.
 """
 
 from __future__ import annotations

@@ -13,5 +13,8 @@ def keep_command(ticket: str, claims: bytes) -> Command:
 
 
 def take_command(ticket: str) -> Command:
-    """Take the claims of a ticket, so that nobody else gets them. The answer is None where there is no such ticket."""
+    """Take the claims of a ticket, so that nobody else gets them. The answer is None where there is no such ticket.
+
+    Not to be repeated: where its answer was lost the ticket is gone.
+    """
     return ("GETDEL", keys.ticket(ticket))

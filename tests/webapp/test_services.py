@@ -1,0 +1,95 @@
+"""A web process's way to Redis: what is repeated while no answer comes, and what never is. Against a real Redis."""
+
+from __future__ import annotations
+
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from models.errors import StoreUnavailable
+from models.store import keys, tickets
+from models.store.connection import Client, Command, run
+from webapp.limiting import Limits, LockOut
+from webapp.services import Redis
+from webapp.tickets import Tickets
+
+
+class _Losing:
+    """Lets the next round trip take place, and loses its answers."""
+
+    def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._exchange = client.exchange
+        self.is_losing = False
+        monkeypatch.setattr(client, "exchange", self._lose)
+
+    def _lose(self, commands: list[Command]) -> list[Any]:
+        answers = self._exchange(commands)
+        if self.is_losing:
+            self.is_losing = False
+            raise RedisConnectionError("the answer was lost")
+        return answers
+
+
+@pytest.fixture
+def losing(client: Client, monkeypatch: pytest.MonkeyPatch) -> _Losing:
+    return _Losing(client, monkeypatch)
+
+
+@pytest.fixture
+def store(client: Client) -> Redis:
+    store = Redis(client)
+    store.start()
+    return store
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test uses."""
+    return uuid.uuid4().hex
+
+
+def test_a_lost_answer_is_asked_for_again(store: Redis, losing: _Losing, name: str) -> None:
+    """What may be repeated is: nobody notices."""
+    losing.is_losing = True
+
+    assert store.call(("SET", name, "kept")) == b"OK"
+
+
+def test_a_ticket_whose_answer_was_lost_is_not_called_invalid(store: Redis, losing: _Losing, name: str) -> None:
+    """It is used up, but a client that is told so logs in again, where it should only come back."""
+    nobody: Any = None
+    store.call(tickets.keep_command(name, b"[]"))
+    losing.is_losing = True
+
+    with pytest.raises(StoreUnavailable):
+        Tickets(store, nobody).admit(name)
+
+
+def test_a_failed_login_whose_answer_was_lost_counts_once(
+    store: Redis, losing: _Losing, client: Client, name: str
+) -> None:
+    """Each try counts: a lost answer brings nobody nearer to the lock than he is."""
+    others = set(client.keys(keys.failures("*")))
+
+    with LockOut(store).attempt(name, "192.0.2.1") as attempt:
+        losing.is_losing = True
+        with pytest.raises(StoreUnavailable):
+            attempt.failed()
+
+    (counter,) = set(client.keys(keys.failures("*"))) - others
+    assert run(client, [("LLEN", counter)]) == [1]
+
+
+def test_a_hit_whose_answer_was_lost_counts_once(store: Redis, losing: _Losing, client: Client, name: str) -> None:
+    """And lets pass, as where Redis is away."""
+    settings: Any = SimpleNamespace(rate_limit_sends="off", rate_limit_auth="off")
+    others = set(client.keys(keys.counter("*")))
+    losing.is_losing = True
+
+    Limits(settings, store).count_device("visitor_logins", name)
+
+    (counter,) = set(client.keys(keys.counter("*"))) - others
+    assert run(client, [("GET", counter)]) == [b"1"]
