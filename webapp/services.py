@@ -183,6 +183,9 @@ class Acceptor:
                 lengths = outbox.lengths(self._client, sorted(self._full))
             except StoreUnavailable:
                 continue
+            except Exception:
+                log.exception("full_shards_not_seen")  # a bug; without another look they would be full for ever
+                continue
             self._full -= {shard for shard, length in lengths.items() if length < self._most}
         log.info("outbox_has_room")
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Generic, TypeVar
 
 import gevent
@@ -30,10 +31,13 @@ class Batcher(Generic[Item, Answer]):
     """Calls `handle(items) -> answers` for all items that have gathered, one call at a time.
 
     `handle` must be safe to repeat: while it raises StoreUnavailable it is called again for up to `patience_seconds`
-    counted from an item's arrival, so that a Redis that restarts within that time is noticed by nobody.
+    counted from an item's arrival, so that a Redis that restarts within that time is noticed by nobody. An answer that is
+    a StoreUnavailable is the error of its item alone, and final.
     """
 
-    def __init__(self, handle: Callable[[Sequence[Item]], Sequence[Answer]], *, patience_seconds: float) -> None:
+    def __init__(
+        self, handle: Callable[[Sequence[Item]], Sequence[Answer | StoreUnavailable]], *, patience_seconds: float
+    ) -> None:
         self._handle = handle
         self._patience_seconds = patience_seconds
         self._waiting: list[tuple[Item, float, Done[Answer]]] = []
@@ -74,6 +78,8 @@ class Batcher(Generic[Item, Answer]):
                 continue
             try:
                 answers = self._handle([item for item, _, _ in batch])
+                if len(answers) != len(batch):
+                    raise ValueError(f"{len(answers)} answers to {len(batch)} items")
             except StoreUnavailable as error:
                 self._put_back(batch, error)
                 gevent.sleep(pause * random.uniform(0.5, 1.0))
@@ -82,12 +88,10 @@ class Batcher(Generic[Item, Answer]):
             except Exception as error:
                 # A bug: these fail, and the process goes on serving the others.
                 log.exception("batch_failed", items=len(batch))
-                for _, _, done in batch:
-                    done(None, StoreUnavailable(repr(error)))
+                _settle(batch, repeat(StoreUnavailable(repr(error))))
                 continue
             pause = _FIRST_PAUSE_SECONDS
-            for (_, _, done), answer in zip(batch, answers, strict=True):
-                done(answer, None)
+            _settle(batch, answers)
 
     def _put_back(self, batch: list[tuple[Item, float, Done[Answer]]], error: StoreUnavailable) -> None:
         """Let a batch wait again, and give up all that have waited long enough: those behind the batch as well.
@@ -97,6 +101,16 @@ class Batcher(Generic[Item, Answer]):
         oldest = time.monotonic() - self._patience_seconds
         waiting = batch + self._waiting
         self._waiting = [entry for entry in waiting if entry[1] > oldest]
-        for _, arrived, done in waiting:
-            if arrived <= oldest:
-                done(None, error)
+        _settle([entry for entry in waiting if entry[1] <= oldest], repeat(error))
+
+
+def _settle(batch: Sequence[tuple[Item, float, Done[Answer]]], answers: Iterable[Answer | StoreUnavailable]) -> None:
+    """Give each its answer or its error. A `done` that fails is a bug that costs the others nothing."""
+    for (_, _, done), answer in zip(batch, answers, strict=False):
+        try:
+            if isinstance(answer, StoreUnavailable):
+                done(None, answer)
+            else:
+                done(answer, None)
+        except Exception:
+            log.exception("batch_answer_failed")

@@ -171,3 +171,56 @@ def test_a_long_queue_is_given_up_as_a_whole() -> None:
     # One round trip after the other, each with a patience of its own, would be six times as many.
     assert len(hanging.trips) <= 4
     assert batcher.waiting_count == 0
+
+
+def test_an_error_of_one_item_is_its_own() -> None:
+    """An answer that is an error fails its caller, at once and alone."""
+    trips: list[list[int]] = []
+
+    def handle(items: Sequence[int]) -> list[int | StoreUnavailable]:
+        trips.append(list(items))
+        return [StoreUnavailable("refused") if item == 2 else item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(handle, patience_seconds=5.0)
+    batcher.start()
+
+    told: dict[int, tuple[int | None, StoreUnavailable | None]] = {}
+    for item in (1, 2, 3):
+        batcher.submit(item, lambda answer, error, item=item: told.update({item: (answer, error)}))  # type: ignore[misc]
+
+    with gevent.Timeout(5):
+        while len(told) < 3:
+            gevent.sleep(0.01)
+
+    assert (told[1], told[3]) == ((1, None), (3, None))
+    assert told[2][0] is None
+    assert isinstance(told[2][1], StoreUnavailable)
+    assert trips == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_who_fails_on_his_answer_costs_the_others_nothing(store: _Store, is_away: bool) -> None:
+    """A `done` that raises ends neither the others' answers nor the batcher, whatever it is told."""
+    batcher = _batcher(store, patience_seconds=0.1)
+    store.is_away = is_away
+
+    def fail(_answer: int | None, _error: StoreUnavailable | None) -> None:
+        raise TypeError("a bug")
+
+    batcher.submit(1, fail)
+    assert isinstance(_call_all(batcher, [2])[0], StoreUnavailable if is_away else int)
+
+    store.is_away = False
+    with gevent.Timeout(5):
+        assert batcher.call(3) == 6
+
+
+def test_too_few_answers_end_nothing_but_their_batch() -> None:
+    """Whose answer is whose is not known then: all of the batch are told, and the next ones are served."""
+    answers = [[2], [4]]
+    batcher: Batcher[int, int] = Batcher(lambda items: answers.pop(0), patience_seconds=1.0)
+    batcher.start()
+
+    assert {type(answer) for answer in _call_all(batcher, [1, 1])} == {StoreUnavailable}
+    with gevent.Timeout(5):
+        assert batcher.call(2) == 4

@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 from gevent.event import AsyncResult
 
-from models.errors import StoreUnavailable
+from models.errors import Overloaded, StoreUnavailable
 from models.requests import Request, conversation_key, decode, mint_id
 from models.store import outbox
 from webapp.services import Acceptor, Failure, RateExceeded, Terms
@@ -94,3 +95,29 @@ def test_what_is_offered_again_is_not_counted_again(monkeypatch: pytest.MonkeyPa
     assert [(offer.session, offer.counted_as) for offer in offered] == [
         (terms.session, counted) for counted in (1, None, 1)
     ]
+
+
+def test_a_bug_leaves_no_shard_full_for_ever(monkeypatch: pytest.MonkeyPatch, written: list[tuple[int, bytes]]) -> None:
+    """Who looks after full shards goes on looking, whatever a look has ended in."""
+    settings: Any = SimpleNamespace(outbox_shards=1, outbox_max_entries=1, rate_limit_sends="off")
+    nobody: Any = None
+    looks: list[Exception] = [TypeError("a bug"), StoreUnavailable("away")]
+
+    def lengths(_client: object, shards: list[int]) -> dict[int, int]:
+        if looks:
+            raise looks.pop(0)
+        return dict.fromkeys(shards, 0)
+
+    monkeypatch.setattr(outbox, "lengths", lengths)
+    acceptor = Acceptor(settings, nobody, nobody)
+    acceptor.start()
+    acceptor.accept(_request(1, 2, 1))
+    with pytest.raises(Overloaded):
+        acceptor.accept(_request(1, 2, 2))
+
+    with gevent.Timeout(5):
+        while acceptor._full:
+            gevent.sleep(0.01)
+
+    acceptor.accept(_request(1, 2, 3))
+    assert len(written) == 2
