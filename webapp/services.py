@@ -18,7 +18,7 @@ from models.errors import Overloaded, StoreUnavailable
 from models.requests import Request, shard_of
 from models.store import outbox
 from models.store.batching import Batcher
-from models.store.connection import Client, Command, connect, run
+from models.store.connection import Client, Command, connect, run, run_each
 from models.store.counters import parse_rate
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
@@ -37,10 +37,12 @@ class Redis:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        # Those who share a round trip have nothing to do with each other: a command that is refused, as all writes are where
+        # Redis has no memory or disk left, fails no other one.
         self._batcher: Batcher[Command, Any] = Batcher(
-            lambda commands: run(client, commands), patience_seconds=_PATIENCE_SECONDS
+            lambda commands: run_each(client, commands), patience_seconds=_PATIENCE_SECONDS
         )
-        self._once: Batcher[Command, Any] = Batcher(lambda commands: run(client, commands), patience_seconds=0)
+        self._once: Batcher[Command, Any] = Batcher(lambda commands: run_each(client, commands), patience_seconds=0)
 
     def start(self) -> None:
         self._batcher.start()

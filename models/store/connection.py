@@ -286,20 +286,37 @@ def run(client: Client, commands: Sequence[Command]) -> list[Any]:
 
     Raises StoreUnavailable: some answer is missing or an error, so any of the commands may have taken place or not.
     """
+    answers = run_each(client, commands)
+    for answer in answers:
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+    return answers
+
+
+def run_each(client: Client, commands: Sequence[Command]) -> list[Any]:
+    """As `run`, where the answer to a command that Redis refuses is a StoreUnavailable, and the others have theirs.
+
+    Raises StoreUnavailable: some answer is missing, or Redis is still loading its data.
+    """
     if not commands:
         return []
     try:
         answers = client.exchange(commands)
-        refused = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if refused:
+        refused = [index for index, answer in enumerate(answers) if isinstance(answer, RedisError)]
+        unknown = [index for index in refused if isinstance(answers[index], NoScriptError)]
+        if unknown:
             client.exchange([("SCRIPT", "LOAD", script.source) for script in SCRIPTS.values()])
-            for index, answer in zip(refused, client.exchange([commands[index] for index in refused]), strict=True):
+            for index, answer in zip(unknown, client.exchange([commands[index] for index in unknown]), strict=True):
                 answers[index] = answer
+        for index in refused:
+            answer = answers[index]
+            if isinstance(answer, RedisConnectionError):
+                raise answer  # LOADING: of the server, not of the command, and over soon
+            if isinstance(answer, RedisError):
+                answers[index] = StoreUnavailable(str(answer))
+                answers[index].__cause__ = answer
     except RedisError as error:
         raise StoreUnavailable(str(error)) from error
-    for answer in answers:
-        if isinstance(answer, RedisError):
-            raise StoreUnavailable(str(answer)) from answer
     return answers
 
 

@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from redis.exceptions import BusyLoadingError
 
 from embedded_redis import redis_server_binary
 from models.errors import StoreUnavailable
-from models.store.connection import Client, connect, run
+from models.store.connection import SCRIPTS, Client, connect, run, run_each
 from tests.support.instance import wait_until
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -85,6 +86,28 @@ def test_an_error_of_one_command_spoils_no_other_answer(client: Client) -> None:
         run(client, [("GET", "a-list"), ("LLEN", "a-list")])
 
     assert run(client, [("LLEN", "a-list"), ("PING",)]) == [1, b"PONG"]
+
+
+def test_each_command_may_have_an_error_of_its_own(client: Client) -> None:
+    """Where the commands have nothing to do with each other the others have their answers, those of new scripts too."""
+    run(client, [("DEL", "a-list"), ("RPUSH", "a-list", "x"), ("SCRIPT", "FLUSH")])
+    script = SCRIPTS["count"].call(["a-list"], [1_000, 1, 1])
+    held = SCRIPTS["count"].call(["a-counter"], [1_000, 1, 1])
+
+    refused, length, of_script, counted = run_each(client, [("GET", "a-list"), ("LLEN", "a-list"), script, held])
+
+    assert isinstance(refused, StoreUnavailable)
+    assert isinstance(of_script, StoreUnavailable)
+    assert "WRONGTYPE" in str(refused)
+    assert (length, counted) == (1, 0)
+
+
+def test_a_redis_that_is_loading_has_not_answered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so to every command, and is back soon: whoever has patience asks again."""
+    monkeypatch.setattr(client, "exchange", lambda commands: [BusyLoadingError("loading")] * len(commands))
+
+    with pytest.raises(StoreUnavailable, match="loading"):
+        run_each(client, [("GET", "a"), ("GET", "b")])
 
 
 def test_an_ear_hears_what_is_said_while_it_listens(client: Client) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -56,6 +58,20 @@ def test_a_lost_answer_is_asked_for_again(store: Redis, losing: _Losing, name: s
     losing.is_losing = True
 
     assert store.call(("SET", name, "kept")) == b"OK"
+
+
+def test_a_command_that_redis_refuses_fails_nobody_else(store: Redis, name: str) -> None:
+    """Of those who share a round trip only the one whose command is refused is told so, and nobody waits."""
+    store.call(("RPUSH", name, "x"))
+    began = time.monotonic()
+    refused = gevent.spawn(store.call, ("GET", name))
+    others = [gevent.spawn(store.call, ("LLEN", name)) for _ in range(5)]
+
+    gevent.joinall([refused, *others], timeout=10)
+
+    assert [other.value for other in others] == [1] * 5
+    assert isinstance(refused.exception, StoreUnavailable)
+    assert time.monotonic() - began < 1.0
 
 
 def test_a_ticket_whose_answer_was_lost_is_not_called_invalid(store: Redis, losing: _Losing, name: str) -> None:
