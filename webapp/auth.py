@@ -67,9 +67,14 @@ class Gatekeeper:
     def caller(self) -> Caller:
         """Return who makes this HTTP request, where its route's description lets him. Raises as `admit`, and ApiError."""
         asked = this_request()
-        caller = self.admit(token_of(asked))
         description = description_of(current_app.view_functions.get(asked.endpoint or ""))
         access = description.access if description is not None else "user"
+        try:
+            caller = self.admit(token_of(asked))
+        except ApiError as error:
+            if access == "administrator":
+                raise ApiError("not_found") from error  # asking for a token would say that there is something
+            raise
         is_visitor = caller.role == "visitor"
         if access == "administrator":
             # Telling a visitor to log in would say that there is something.

@@ -34,7 +34,7 @@ _OF_ACCESS: dict[Access, tuple[str, ...]] = {
     "anyone": (),
     "visitor": _SESSION,
     "user": (*_SESSION, "visitors_excluded"),
-    "administrator": (*_SESSION, "not_found"),
+    "administrator": ("not_found",),
     "server": ("server_key_invalid",),
 }
 _TOKENS: list[dict[str, list[str]]] = [{"header": []}, {"bearer": []}, {"query": []}]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import InstanceFactory
-from tests.support.acting import open_socket, show_marker
+from tests.support.acting import open_socket, show_marker, sign
 from tests.support.client import HttpClient
 from tests.support.instance import Instance, wait_until
 from tests.support.relations import add_users, befriend, make_group, start_session
@@ -53,13 +53,18 @@ def _send(instance: Instance, sender_id: int, to: int, *, group: bool = False) -
 
 
 def test_the_routes_exist_for_administrators_only(instance: Instance, administrator: int) -> None:
-    """Users and visitors get 404, whatever they send; without a token nothing is said but that one is missing."""
+    """Everybody else gets 404, whatever he sends: users, visitors, who is disabled, and who has no token that is good."""
     (user,) = add_users(instance)
     (visitor,) = add_users(instance, role="visitor")
+    (disabled,) = add_users(instance)
+    assert _code(_call(instance, administrator, f"users/{disabled}/status", status=0)) == (200, "ok")
+    over = sign(instance, administrator, "default", "of-no-session")
+    expired = sign(instance, administrator, "default", "of-no-session", ttl_seconds=-1)
     for path in (f"users/{user}/status", "relations/status", "groups/1/status", "users/x/status"):
-        for caller in (user, visitor):
+        for caller in (user, visitor, disabled):
             assert _code(_call(instance, caller, path, status=7)) == (404, "not_found")
-        assert _code(HttpClient(instance.base, None).post(f"/api/admin/{path}")) == (400, "token_missing")
+        for token in (None, "no.token.ofours", over, expired):
+            assert _code(HttpClient(instance.base, token).post(f"/api/admin/{path}")) == (404, "not_found")
     assert _code(_call(instance, administrator, f"users/{user}/status", status=1)) == (200, "ok")
 
 
