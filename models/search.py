@@ -23,7 +23,7 @@ _MAX_ROWS = 20_000  # read per request at most: some 150 ms where nothing is fou
 _FIRST_ROWS, _MORE_ROWS = 50, 500  # read from a stream at once
 _MAX_STREAMS = 600
 _SKEW_MS = 5_000  # by so much the clocks of two workers may differ, and with them the order of time and of positions
-_WITHOUT_TEXT = ("image", "audio", "video")  # their `data` is an address
+_WITHOUT_TEXT = ("iconMenus", "image", "audio", "video")  # their `data` is an address
 
 _Key = tuple[int, int, str]  # decided_at_ms, seq, id: in this order messages are shown
 

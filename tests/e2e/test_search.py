@@ -119,12 +119,13 @@ def test_search_takes_every_sign_for_itself(instance: Instance, text: str) -> No
 
 
 def test_search_looks_at_texts_only(instance: Instance) -> None:
-    """Not at names, ids, options or the addresses of pictures; at the name of a file."""
+    """Not at names, ids, options or the addresses of pictures and stickers; at the name of a file."""
     me = add_users(instance, 1, nickname="Wintergreen")[0]
     [friend] = add_users(instance)
     befriend(instance, me, friend)
     body = {"dataType": "image", "otherData": None}
     _send_raw(instance, me, friend, "image", json.dumps({**body, "data": "/wintergreen.jpg"}))
+    _send_raw(instance, me, friend, "iconMenus", json.dumps({**body, "data": "https://host/wintergreen.png"}))
     _send(instance, me, friend, "nothing of it here")
     file = {"data": "/a/b.bin", "dataType": "file", "otherData": {"name": "summergreen.pdf", "size": 1, "mime": "x"}}
     _send_raw(instance, me, friend, "file", json.dumps(file))
