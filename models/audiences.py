@@ -7,12 +7,14 @@ member list once per change of membership, and a message costs no SQL row per re
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import BigInteger, Connection, Integer, Text, select
+from sqlalchemy import BigInteger, Connection, Integer, Text, select, tuple_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.database import Base, insert_missing
+
+_VERSIONS_PER_QUERY = 500  # two parameters each, of which a driver takes some ten thousand
 
 
 class Audience(Base):
@@ -34,3 +36,14 @@ def load(connection: Connection, group_id: int, facts_version: int) -> list[int]
     query = select(Audience.user_ids).where(Audience.group_id == group_id, Audience.facts_version == facts_version)
     text = connection.execute(query).scalar_one_or_none()
     return list(json.loads(text)) if text else []
+
+
+def find_heard(connection: Connection, user_id: int, versions: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Return those of the (group id, facts version) pairs at which the user was a member."""
+    asked, heard = list(versions), set()
+    key = tuple_(Audience.group_id, Audience.facts_version)
+    for start in range(0, len(asked), _VERSIONS_PER_QUERY):
+        query = select(Audience.group_id, Audience.facts_version, Audience.user_ids)
+        rows = connection.execute(query.where(key.in_(asked[start : start + _VERSIONS_PER_QUERY])))
+        heard |= {(group_id, version) for group_id, version, text in rows if user_id in json.loads(text)}
+    return heard

@@ -19,6 +19,8 @@ from models.users import MAX_ID
 
 State = Literal["open", "accepted", "declined"]
 
+_MAX_OPEN = 500  # as many as any stranger may add to; answering some shows older ones
+
 
 class FirstContact(Base):
     __tablename__ = "first_contact"
@@ -64,11 +66,12 @@ def forget(connection: Connection, user_id: int, other_id: int) -> None:
 
 
 def load_open(connection: Connection, recipient_id: int) -> list[Any]:
-    """Return the unanswered requests to a user, newest first: rows with sender_id, body and created_at_ms."""
+    """Return the newest 500 unanswered requests to a user, newest first: rows with sender_id, body and created_at_ms."""
     query = (
         select(FirstContact.sender_id, Message.body, FirstContact.created_at_ms)
         .join(Message, Message.id == FirstContact.message_id)
         .where(FirstContact.recipient_id == recipient_id, FirstContact.state == "open")
         .order_by(FirstContact.created_at_ms.desc())
+        .limit(_MAX_OPEN)
     )
     return list(connection.execute(query))

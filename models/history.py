@@ -5,20 +5,24 @@ Of a group he sees what was said while he was a member: the audience of each mes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, String, and_, cast, func, literal, or_, select
+from sqlalchemy.orm import aliased
 
 from models import audiences, groups, read_markers, users
 from models.friendships import Friendship
 from models.groups import ACTIVE, MUTED, Group, GroupMember
-from models.messages import STORED, Message, load_last_seqs
+from models.messages import STORED, Message
 from models.requests import ChatType
 from models.users import User
 
 _MAX_CONVERSATIONS = 500
+_MAX_UNREAD = 1_000  # counted of one conversation: a count reads each of them
+_PLACES_PER_QUERY = 100
 _MAX_ID = 2**31 - 1  # PostgreSQL's integer: there is nobody beyond
 
 
@@ -68,42 +72,36 @@ def load_page(
 
 
 def load_conversations(connection: Connection, user_id: int) -> list[Conversation]:
-    """Return the user's conversations, newest first."""
+    """Return the user's newest 500 conversations, newest first."""
     markers = read_markers.load(connection, user_id)
-    mine = or_(Message.recipient_id == user_id, and_(Message.sender_id == user_id, Message.is_to_sender.is_(True)))
-    singles = select(Message.conversation, func.max(Message.seq).label("seq")).where(
-        Message.verdict == STORED, Message.seq.is_not(None), Message.conversation.like("single:%"), mine
-    )
-    group_rows = connection.execute(
-        select(Group.id, Group.name, Group.avatar)
-        .join(GroupMember, GroupMember.group_id == Group.id)
-        .where(GroupMember.user_id == user_id, GroupMember.status.in_((ACTIVE, MUTED)))
-    ).all()
-    newest = {name: seq or 0 for name, seq in connection.execute(singles.group_by(Message.conversation))}
-    my_groups = {f"group:{row.id}": row for row in group_rows}
-    newest |= {name: seq for name, seq in load_last_seqs(connection, list(my_groups)).items() if seq}
+    my_groups = {f"group:{row.id}": row for row in connection.execute(_newest_groups(user_id))}
+    found = [(row.at_ms, row.conversation, row.seq) for row in connection.execute(_newest_singles(user_id))]
+    found += [(row.at_ms, name, row.seq) for name, row in my_groups.items()]
+    # Chosen before anything else is read of them, so that what is read is bounded whatever the number of strangers written to.
+    newest = {name: seq for _, name, seq in sorted(found, reverse=True)[:_MAX_CONVERSATIONS]}
     last = _load_last(connection, newest)
+    heard = {row.id for row in _heard(connection, list(last.values()), user_id)}
+    unread = _count_unread(connection, user_id, newest, markers)
     peers = {name: _peer_of(name, user_id) for name in newest if name not in my_groups}
     users = _load_users(connection, user_id, list(peers.values()))
-    found = []
+    conversations = []
     for name, seq in newest.items():
-        row, read_seq = last[name], markers.get(name, 0)
-        heard = _heard(connection, [row], user_id)
+        row = last[name]
         shown = my_groups[name] if name in my_groups else users.get(peers[name])
-        found.append(
+        conversations.append(
             Conversation(
                 chat_type="group" if name in my_groups else "single",
                 peer_id=my_groups[name].id if name in my_groups else peers[name],
                 name=(shown.name if shown else ""),
                 avatar=(shown.avatar if shown else ""),
-                last=body_for(row, user_id) if heard else None,
+                last=body_for(row, user_id) if row.id in heard else None,
                 seq=seq,
-                read_seq=read_seq,
-                unread_count=_count_unread(connection, user_id, name, read_seq) if seq > read_seq else 0,
+                read_seq=markers.get(name, 0),
+                unread_count=unread.get(name, 0),
                 at_ms=row.created_at_ms,
             )
         )
-    return sorted(found, key=lambda conversation: -conversation.at_ms)[:_MAX_CONVERSATIONS]
+    return sorted(conversations, key=lambda conversation: -conversation.at_ms)
 
 
 def body_for(row: Any, user_id: int) -> str:
@@ -115,17 +113,39 @@ def body_for(row: Any, user_id: int) -> str:
 def _heard(connection: Connection, rows: Sequence[Any], user_id: int) -> list[Any]:
     """Return those rows whose audience the user was in."""
     versions = {(row.group_id, row.audience_version) for row in rows if row.group_id is not None}
-    heard = {key: user_id in audiences.load(connection, *key) for key in versions}
-    return [row for row in rows if row.group_id is None or heard[row.group_id, row.audience_version]]
+    heard = audiences.find_heard(connection, user_id, versions)
+    return [row for row in rows if row.group_id is None or (row.group_id, row.audience_version) in heard]
+
+
+def _newest_singles(user_id: int) -> Any:
+    mine = or_(Message.recipient_id == user_id, and_(Message.sender_id == user_id, Message.is_to_sender.is_(True)))
+    at_ms = func.max(Message.created_at_ms).label("at_ms")
+    query = select(Message.conversation, func.max(Message.seq).label("seq"), at_ms).where(
+        Message.verdict == STORED, Message.seq.is_not(None), Message.conversation.like("single:%"), mine
+    )
+    return query.group_by(Message.conversation).order_by(at_ms.desc()).limit(_MAX_CONVERSATIONS)
+
+
+def _newest_groups(user_id: int) -> Any:
+    said = aliased(Message)
+    name = literal("group:").concat(cast(Group.id, String))
+    # Not grouped: it would read all that was said in each group, where this reads the end of an index.
+    newest = select(func.max(said.seq)).where(said.conversation == name).correlate(Group).scalar_subquery()
+    return (
+        select(Group.id, Group.name, Group.avatar, Message.seq, Message.created_at_ms.label("at_ms"))
+        .join(GroupMember, GroupMember.group_id == Group.id)
+        .join(Message, and_(Message.conversation == name, Message.seq == newest))
+        .where(GroupMember.user_id == user_id, GroupMember.status.in_((ACTIVE, MUTED)))
+        .order_by(Message.created_at_ms.desc())
+        .limit(_MAX_CONVERSATIONS)
+    )
 
 
 def _load_last(connection: Connection, newest: dict[str, int]) -> dict[str, Any]:
-    if not newest:
-        return {}
     same = [and_(Message.conversation == name, Message.seq == seq) for name, seq in newest.items()]
     found: dict[str, Any] = {}
-    for start in range(0, len(same), 100):
-        rows = connection.execute(select(Message.__table__).where(or_(*same[start : start + 100])))
+    for start in range(0, len(same), _PLACES_PER_QUERY):
+        rows = connection.execute(select(Message.__table__).where(or_(*same[start : start + _PLACES_PER_QUERY])))
         found |= {row.conversation: row for row in rows}
     return found
 
@@ -139,17 +159,28 @@ def _load_users(connection: Connection, viewer_id: int, user_ids: list[int]) -> 
     return {row.id: row for row in rows}
 
 
-def _count_unread(connection: Connection, user_id: int, conversation: str, read_seq: int) -> int:
-    audience = (Message.group_id, Message.audience_version)
-    query = select(*audience, func.count().label("count")).where(
-        Message.conversation == conversation,
-        Message.seq > read_seq,
-        Message.verdict == STORED,
-        Message.sender_id != user_id,
-        Message.is_recalled.is_(False),
+def _count_unread(
+    connection: Connection, user_id: int, newest: dict[str, int], markers: dict[str, int]
+) -> Counter[str]:
+    """Count what others have written to each conversation since its marker, among its last 1,000 messages."""
+    unread = [
+        and_(Message.conversation == name, Message.seq > max(markers.get(name, 0), seq - _MAX_UNREAD))
+        for name, seq in newest.items()
+        if seq > markers.get(name, 0)
+    ]
+    columns = (Message.conversation, Message.group_id, Message.audience_version)
+    query = select(*columns, func.count().label("unread")).where(
+        Message.verdict == STORED, Message.sender_id != user_id, Message.is_recalled.is_(False)
     )
+    rows: list[Any] = []
+    for start in range(0, len(unread), _PLACES_PER_QUERY):
+        some = or_(*unread[start : start + _PLACES_PER_QUERY])
+        rows += connection.execute(query.where(some).group_by(*columns))
+    counted: Counter[str] = Counter()
     # Of a group, what was said before he came is not his to read.
-    return sum(row.count for row in _heard(connection, list(connection.execute(query.group_by(*audience))), user_id))
+    for row in _heard(connection, rows, user_id):
+        counted[row.conversation] += row.unread
+    return counted
 
 
 def _peer_of(conversation: str, user_id: int) -> int:

@@ -58,7 +58,11 @@ def make_blueprint(
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     @blueprint.get("/api/chat/conversations")
-    @describe("The caller's conversations, newest first", access="visitor", answer=Conversations())
+    @describe(
+        "The caller's conversations, newest first: 500 at most, with what is unread among the last 1,000 messages of each",
+        access="visitor",
+        answer=Conversations(),
+    )
     def get_conversations() -> Response:
         caller = gatekeeper.caller()
 

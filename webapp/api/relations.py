@@ -79,7 +79,12 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         return ok("ok")
 
     @blueprint.get("/api/chat/requests")
-    @describe("Message requests that wait for the caller's answer", access="visitor", answer=MessageRequests())
+    @describe(
+        "Message requests that wait for the caller's answer, newest first: 500 at most, of more the older ones follow as these "
+        "are answered",
+        access="visitor",
+        answer=MessageRequests(),
+    )
     def get_requests() -> Response:
         caller = gatekeeper.caller()
 
