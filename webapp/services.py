@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gevent
 import structlog
@@ -218,9 +218,23 @@ def offload(database: Database, function: Callable[..., Result], *args: Any) -> 
     One thread, not several: gevent has replaced the locks that SQLAlchemy takes, and two native threads that meet at such
     a lock may wait for ever (seen when forty users connected to a process that had just started).
     """
-    if database.is_sqlite:
-        return _sql_thread().apply(function, args)
-    return function(*args)
+    if not database.is_sqlite:
+        return function(*args)
+    result, error = _sql_thread().apply(_caught, (function, args))
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # which holds this frame
+    return cast(Result, result)
+
+
+def _caught(function: Callable[..., Result], args: tuple[Any, ...]) -> tuple[Result | None, Exception | None]:
+    """Carry what a call raises over as a value: gevent would log it as a crash of the thread, and most are refusals."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
 
 
 @cache

@@ -14,8 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from models.errors import StoreUnavailable
 from models.store import keys, tickets
 from models.store.connection import Client, Command, run
+from webapp.errors import ApiError
 from webapp.limiting import Limits, LockOut
-from webapp.services import Redis
+from webapp.services import Redis, offload
 from webapp.tickets import Tickets
 
 
@@ -109,3 +110,18 @@ def test_a_hit_whose_answer_was_lost_counts_once(store: Redis, losing: _Losing, 
 
     (counter,) = set(client.keys(keys.counter("*"))) - others
     assert run(client, [("GET", counter)]) == [b"1"]
+
+
+def test_what_a_thread_raises_is_raised_here_and_nowhere_else(capfd: pytest.CaptureFixture[str]) -> None:
+    """A refusal leaves SQLite's thread as it is, with where it came from, and is no crash in the log."""
+    database: Any = SimpleNamespace(is_sqlite=True)
+
+    def refuse(code: str) -> None:
+        raise ApiError(code)
+
+    with pytest.raises(ApiError, match="not_found") as refused:
+        offload(database, refuse, "not_found")
+
+    assert offload(database, len, "four") == 4
+    assert refused.traceback[-1].name == "refuse"
+    assert capfd.readouterr().err == ""

@@ -18,14 +18,13 @@ from models.requests import Request
 from schemas.answers import Forwarded
 from schemas.search import FORWARD_PARAMS
 from settings import Settings
-from webapp.api.profile import offload_refusable
 from webapp.auth import Caller, Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.limiting import Limits
 from webapp.routes import describe
 from webapp.sending import build_send
-from webapp.services import Acceptor
+from webapp.services import Acceptor, offload
 from webapp.sockets.registry import Registry, VerdictWait
 
 _Target = tuple[str, int]  # chat type, user or group
@@ -98,7 +97,7 @@ def make_blueprint(
         caller = gatekeeper.caller()
         params = read_params(FORWARD_PARAMS)
         targets: list[_Target] = [(target["chatType"], target["sendto_id"]) for target in params["to"]]
-        message = offload_refusable(database, lambda: load(caller.user_id, params["id"]))
+        message = offload(database, lambda: load(caller.user_id, params["id"]))
         deadline = time.monotonic() + settings.send_wait_seconds
         with ExitStack() as waits:
             # A target that is named twice gets it once.

@@ -42,11 +42,12 @@ from schemas.friends import (
 )
 from schemas.times import local_text, utc_text
 from webapp import friend_notices
-from webapp.api.profile import offload_refusable, shown_userinfo
+from webapp.api.profile import shown_userinfo
 from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
+from webapp.services import offload
 from webapp.telling import Teller
 
 AUTOMATIC_MAX = 20  # friendships that a user may make within an hour without asking (contract section 6)
@@ -72,7 +73,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
             with database.reading() as connection:
                 return question(connection)
 
-        return offload_refusable(database, run)
+        return offload(database, run)
 
     def change(write: Callable[[Connection], list[Request]]) -> None:
         """Run a change in one transaction and tell what it returns. An ApiError that it raises undoes it."""
@@ -84,7 +85,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
                     notices.queue(connection, told)
                 return told
 
-        teller.tell(offload_refusable(database, run))
+        teller.tell(offload(database, run))
 
     @blueprint.post("/api/chat/applyfriend")
     @describe(

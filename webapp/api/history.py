@@ -14,7 +14,6 @@ from models.requests import conversation_key
 from schemas.answers import Conversations, Messages
 from schemas.history import HISTORY_PARAMS, READ_PARAMS
 from schemas.search import SEARCH_PARAMS
-from webapp.api.profile import offload_refusable
 from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
@@ -54,7 +53,7 @@ def make_blueprint(
                     raise ApiError("not_found")
                 return history.load_page(connection, caller.user_id, conversation, before, params["limit"])
 
-        page, more = offload_refusable(database, load)
+        page, more = offload(database, load)
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     @blueprint.get("/api/chat/conversations")
@@ -108,7 +107,7 @@ def make_blueprint(
                         raise ApiError("not_found")
                 return search.search(connection, caller.user_id, params["q"], before, params["limit"], shards)
 
-        page, more = offload_refusable(database, load)
+        page, more = offload(database, load)
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     return blueprint

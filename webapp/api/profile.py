@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Response
 from marshmallow import fields
@@ -43,8 +42,6 @@ _MOST_FOUND = 50
 _MAX_NICKNAME, _MAX_AVATAR = 30, 1_000
 _MAX_TEXTS = {"bio": 200, "location": 100, "website": 255}
 _VALUE_LABEL = "修改结果"
-
-Result = TypeVar("Result")
 
 
 def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -> Blueprint:
@@ -99,7 +96,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
                 stored = users.load_userset(connection, caller.user_id)
                 users.change(connection, caller.user_id, userset=merge_settings(stored, given))
 
-        offload_refusable(database, write)
+        offload(database, write)
         return ok("ok")
 
     @blueprint.post("/api/chat/getUserSetInfo")
@@ -173,7 +170,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
                     notices.queue(connection, told)
                 return told
 
-        teller.tell(offload_refusable(database, write))
+        teller.tell(offload(database, write))
         return ok({"nickname": "修改昵称成功", "avatar": "头像更新成功"}.get(name, "设置成功"))
 
     return blueprint
@@ -188,22 +185,6 @@ def shown_userinfo(row: Any) -> dict[str, Any]:
         "location": row.location,
         "website": row.website,
     }
-
-
-def offload_refusable(database: Database, run: Callable[[], Result]) -> Result:
-    """Call a function that talks to SQL and may refuse by ApiError or InvalidParams; what it has written then is undone."""
-
-    # Carried over as a value: the native thread that SQLite has would log a refusal as a crash.
-    def caught() -> Result | ApiError | InvalidParams:
-        try:
-            return run()
-        except (ApiError, InvalidParams) as error:
-            return error
-
-    result = offload(database, caught)
-    if isinstance(result, ApiError | InvalidParams):
-        raise result
-    return result
 
 
 def _fault(text: str, en: str) -> InvalidParams:
