@@ -190,8 +190,9 @@ class Accounts:
 
     def leave(self, caller: Caller) -> None:
         """End the caller's session. Raises StoreUnavailable: it is over, and goes on being told."""
-        if offload(self._database, self._end_session, caller):
-            self._session_ends.end(caller.user_id, caller.device, "logout")
+        offload(self._database, self._end_session, caller)
+        # Whether or not SQL had it: an end that Redis was not told of is told by the repeat. A newer one of the device stays.
+        self._session_ends.end(caller.user_id, caller.device, "logout")
 
     def _open(self, enter: Enter, *, role: str, device: str) -> Login:
         """Open a session, again where another request made the same row at the same time."""
@@ -223,9 +224,9 @@ class Accounts:
             sessions.end_other_sessions(connection, caller.user_id, caller.device)
             return True
 
-    def _end_session(self, caller: Caller) -> bool:
+    def _end_session(self, caller: Caller) -> None:
         with self._database.writing() as connection:
-            return sessions.end_session(connection, caller.user_id, caller.device, caller.session_id)
+            sessions.end_session(connection, caller.user_id, caller.device, caller.session_id)
 
 
 def _create_named(connection: Connection, new: NewUser) -> int:

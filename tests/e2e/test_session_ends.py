@@ -223,6 +223,20 @@ def test_a_token_that_expires_takes_its_socket_with_it(instance: Instance, v: Ve
         assert not socket.has_ended_within(2 + 2)
 
 
+def test_an_end_that_redis_was_not_told_of_is_told_by_the_repeat(instance: Instance) -> None:
+    """SQL has no such session any more: the copy in Redis, which admits, goes with the next logout."""
+    account, token = _register(instance)
+    session_id = jwt.decode(token, options={"verify_signature": False})["sid"]
+    with writing(instance) as connection:
+        connection.exec_driver_sql("DELETE FROM chat_session WHERE user_id = ?", (account.user_id,))
+    with closing(instance.redis()) as client:
+        client.hset(keys.sessions(account.user_id), "tablet", session_id)
+
+    assert HttpClient(instance.base, token).call("POST", "/api/chat/logout")[0] == 200
+
+    assert HttpClient(instance.base, token).get("/api/chat/conversations")[1]["code"] == "token_invalid"
+
+
 # How many
 
 
