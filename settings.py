@@ -18,6 +18,7 @@ from pathlib import Path
 import limits
 from environs import Env, EnvError, validate
 
+_ROOT = Path(__file__).resolve().parent
 # A unix socket path longer than this cannot be bound: sockaddr_un.sun_path holds 108 bytes with its final NUL.
 _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
@@ -42,7 +43,7 @@ class Settings:
     worker_processes: int  # WORKER_PROCESSES, workers of the queue `drain`
 
     # What it talks to (models, tasks)
-    database_url: str  # DATABASE_URL, SQLAlchemy URL
+    database_url: str  # DATABASE_URL, SQLAlchemy URL; a file of SQLite by its absolute path
     redis_url: str  # REDIS_URL, or the embedded Redis's socket
     is_redis_embedded: bool  # True where REDIS_URL is unset
     broker_url: str  # CELERY_BROKER_URL, kombu URL
@@ -145,7 +146,7 @@ def _read(env: Env) -> Settings:
         data_dir=data_dir,
         web_processes=env.int("WEB_PROCESSES", 2, validate=positive),
         worker_processes=env.int("WORKER_PROCESSES", 2, validate=positive),
-        database_url=env.str("DATABASE_URL", "") or f"sqlite:///{data_dir / 'hongyan.db'}",
+        database_url=_database_url(env.str("DATABASE_URL", "")) or f"sqlite:///{data_dir / 'hongyan.db'}",
         redis_url=redis_url or f"unix://{redis_socket}?db=0",
         is_redis_embedded=not redis_url,
         broker_url=env.str("CELERY_BROKER_URL", "") or _broker_url(redis_url, redis_socket),
@@ -231,6 +232,19 @@ def _networks(name: str, entries: list[str]) -> tuple[str, ...]:
         except ValueError as error:
             raise SettingsError(f"{name} names {text!r}, which is neither an address nor a network") from error
     return tuple(given)
+
+
+def _database_url(value: str) -> str:
+    """Name a file of SQLite by its absolute path.
+
+    Of a relative one Flask-SQLAlchemy, with which web and migrations open it, makes one in a folder `instance`, and
+    SQLAlchemy, with which workers do, one in the working directory: they would not see each other's rows.
+    """
+    beginning, slashes, rest = value.partition(":///")
+    path = rest.partition("?")[0]
+    if not beginning.startswith("sqlite") or not path or path.startswith((":memory:", "file:")):
+        return value
+    return f"{beginning}{slashes}{_ROOT / rest}"
 
 
 def _redis_socket(data_dir: Path) -> Path:

@@ -8,6 +8,8 @@ import pytest
 
 from settings import Settings, SettingsError, load_settings
 
+_ROOT = Path(__file__).resolve().parent.parent
+
 
 def _load(monkeypatch: pytest.MonkeyPatch, folder: Path, **environment: str) -> Settings:
     for name in (
@@ -17,6 +19,7 @@ def _load(monkeypatch: pytest.MonkeyPatch, folder: Path, **environment: str) -> 
         "FLOWER_BASIC_AUTH",
         "MEDIA_URL",
         "HOST",
+        "DATABASE_URL",
         "REDIS_URL",
         "CELERY_BROKER_URL",
     ):
@@ -89,6 +92,25 @@ def test_an_empty_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("DATA_DIR", "")
 
     assert load_settings().data_dir == tmp_path / "var"
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("sqlite:///chat.db", f"sqlite:///{_ROOT}/chat.db"),
+        ("sqlite+pysqlite:///data/chat.db?timeout=3", f"sqlite+pysqlite:///{_ROOT}/data/chat.db?timeout=3"),
+        ("sqlite:////srv/chat.db", "sqlite:////srv/chat.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql+psycopg://chat@db/chat", "postgresql+psycopg://chat@db/chat"),
+    ],
+)
+def test_a_relative_file_of_sqlite_is_the_same_from_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, understood: str
+) -> None:
+    """It is below the sources, whatever folder a command is called from."""
+    monkeypatch.chdir(tmp_path)
+
+    assert _load(monkeypatch, tmp_path, DATABASE_URL=given).database_url == understood
 
 
 @pytest.mark.parametrize(

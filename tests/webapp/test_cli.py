@@ -100,6 +100,23 @@ def test_a_postgresql_without_tables_is_an_error_that_names_the_remedy(flask: _F
     assert "Traceback" not in done.stderr
 
 
+def test_a_worker_opens_the_file_that_was_migrated(
+    flask: _Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flask-SQLAlchemy moves a relative file of SQLite into `instance/`, where workers do not look for it."""
+    url = f"sqlite:///{os.path.relpath(tmp_path / 'chat.db', _ROOT)}"
+    assert flask("db", "upgrade", DATABASE_URL=url).returncode == 0
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    database = open_database(load_settings().database_url)
+    with database.reading() as connection:
+        assert connection.execute(select(User.id)).all() == []
+    database.engine.dispose()
+
+    assert (tmp_path / "chat.db").exists()
+
+
 def test_every_admin_command_explains_itself(flask: _Flask) -> None:
     listed = flask("admin", "--help").stdout
 
