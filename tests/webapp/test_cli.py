@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import psycopg
 import pytest
 from sqlalchemy import select
 
@@ -21,6 +22,19 @@ from webapp.tokens import Tokens
 
 _ROOT = Path(__file__).resolve().parents[2]
 _Flask = Callable[..., CompletedProcess[str]]
+# As if there were many rows: to build the first index takes longer than the application lets a statement take.
+_FIRST_INDEX_TAKES_LONG = """
+CREATE TABLE taken (statement_timeout text, idle_timeout text);
+CREATE FUNCTION take_long() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM taken) THEN
+        PERFORM pg_sleep(1.2);
+        INSERT INTO taken
+        VALUES (current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'));
+    END IF;
+END $$;
+CREATE EVENT TRIGGER slow_index ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION take_long();
+"""
 
 
 @pytest.fixture
@@ -98,6 +112,17 @@ def test_a_postgresql_without_tables_is_an_error_that_names_the_remedy(flask: _F
     assert done.returncode == 1
     assert "db upgrade" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_migration_takes_as_long_as_it_needs(flask: _Flask, postgres_url: str) -> None:
+    """An index on a large table takes minutes, and to the application a second is too long."""
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(_FIRST_INDEX_TAKES_LONG)
+
+        done = flask("db", "upgrade", DATABASE_URL=postgres_url)
+
+        assert done.returncode == 0, done.stderr
+        assert connection.execute("SELECT * FROM taken").fetchall() == [("0", "0")]
 
 
 def test_a_worker_opens_the_file_that_was_migrated(
