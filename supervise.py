@@ -1,7 +1,7 @@
 """`make run`: starts everything, keeps it running, stops it. Owns the order of both and what the user is told.
 
-The processes themselves are kept alive by supervisord (`supervise_children.py`), our only child. Whatever an earlier
-run left behind, because somebody killed it, is ended before anything is started.
+The processes themselves are kept alive by supervisord (`supervise_children.py`), our only child, which we keep alive.
+Whatever an earlier run left behind, because somebody killed it, is ended before anything is started.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ _STOP_SECONDS = 8.5
 _APP_STOP_SECONDS = 5
 _REDIS_STOP_SECONDS = 2
 _FLOWER_STOP_SECONDS = 1  # it waits for its inspections of workers that are gone, and has nothing to save
+# supervisord is started again whenever it ends. One that ends at once, so many times in a row, would do so for ever.
+_QUICK_END_SECONDS = 10.0
+_MAX_QUICK_ENDS = 5
 _OPEN_FILES = 65_536
 _SHOWN_LINES = 5
 
@@ -98,6 +101,20 @@ def _run(settings: Settings, stop: _StopSignals) -> int:
         return 0
 
     print("hongyan: starting", flush=True)
+    quick_ends = 0
+    while True:
+        started = time.monotonic()
+        status = _run_supervisord(settings, config, environment, stop)
+        if status is not None:
+            return status
+        quick_ends = quick_ends + 1 if time.monotonic() - started < _QUICK_END_SECONDS else 0
+        if quick_ends >= _MAX_QUICK_ENDS or stop.is_requested:
+            return 1
+        print("hongyan: starting it again", flush=True)
+
+
+def _run_supervisord(settings: Settings, config: Path, environment: dict[str, str], stop: _StopSignals) -> int | None:
+    """Run supervisord until a stop is asked for; return the exit code, None where it ended by itself. Nothing is left."""
     supervisord = subprocess.Popen(
         [_PYTHON, "supervise_children.py", str(config), str(os.getpid())],
         stdin=subprocess.DEVNULL,
@@ -109,7 +126,7 @@ def _run(settings: Settings, stop: _StopSignals) -> int:
         _wait(supervisord, lambda: stop.is_requested)
         if supervisord.poll() is not None:
             print(f"hongyan: supervisord ended by itself ({supervisord.returncode})", file=sys.stderr, flush=True)
-            return 1
+            return None
         print("hongyan: stopping", flush=True)
         return _stop(settings, supervisord)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import socket
@@ -255,20 +256,50 @@ def test_orphans_of_a_killed_supervisor_do_not_hinder_the_next_start() -> None:
         instance.delete()
 
 
-def test_without_supervisord_everything_ends_with_an_error() -> None:
+def test_a_killed_supervisord_is_started_again() -> None:
+    """With all that it looks after; a stop afterwards leaves nothing behind."""
     instance = Instance()
     try:
         instance.start()
-        for kind in _KINDS:
-            instance.wait_processes(kind)
+        instance.redis().set("test:kept", "yes")
         supervisor = _supervisor(instance)
         (supervisord,) = supervisor.children()
-        children = supervisord.children(recursive=True)
+        before = [supervisord, *supervisord.children(recursive=True)]
 
         supervisord.kill()
 
-        assert supervisor.wait(_STOP_SECONDS) == 1
-        assert not [process for process in children if _is_alive(process)]
+        assert wait_until(lambda: not any(map(_is_alive, before)), _STOP_SECONDS), instance.log_tails()
+        instance.wait_ready(_PATIENCE_SECONDS)
+        assert instance.redis().get("test:kept") == "yes"
+        for kind in _KINDS:
+            instance.wait_processes(kind)
+        after = supervisor.children(recursive=True)
+        supervisor.send_signal(signal.SIGINT)
+        assert supervisor.wait(_STOP_SECONDS) == 0, instance.log_tails()
+        assert not [process for process in after if _is_alive(process)]
+    finally:
+        instance.stop()
+        instance.delete()
+
+
+def test_a_supervisord_that_ends_at_once_again_and_again_is_given_up() -> None:
+    """Whoever started the system is told, and nothing is left behind."""
+    instance = Instance()
+    try:
+        instance.start()
+        supervisor = _supervisor(instance)
+        seen = supervisor.children(recursive=True)
+
+        def is_over() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended between two looks
+                for each in supervisor.children():
+                    seen.append(each)
+                    each.kill()
+            return not _is_alive(supervisor)
+
+        assert wait_until(is_over, _PATIENCE_SECONDS), instance.log_tails()
+        assert supervisor.wait() == 1
+        assert not [process for process in seen if _is_alive(process)]
     finally:
         instance.stop()
         instance.delete()
