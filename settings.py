@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-import re
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -93,6 +92,9 @@ class Settings:
     # What it writes
     log_level: str  # LOG_LEVEL
 
+    # What whoever starts it should know (supervise): a setting that does not count, in one sentence
+    notices: tuple[str, ...]
+
     @property
     def redis_socket(self) -> Path:
         """Where the embedded Redis listens: in `DATA_DIR`, or in the temporary folder where that path is too long."""
@@ -136,6 +138,12 @@ def _read(env: Env) -> Settings:
             f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`"
         )
 
+    language = env.str("LANGUAGE", "zh").strip()
+    notices: tuple[str, ...] = ()
+    if language not in ("", *_LANGUAGES):
+        # gettext's too: many desktops and images set it to their list of locales, and nobody thinks of us then.
+        notices = (f"LANGUAGE {language!r} is neither zh nor en and does not count: texts are Chinese by default",)
+
     return Settings(
         production=production,
         host=env.str("HOST", "127.0.0.1") or "127.0.0.1",  # an empty one would be every address
@@ -159,7 +167,7 @@ def _read(env: Env) -> Settings:
         metrics_token=env.str("METRICS_TOKEN", "") or None,
         send_wait_seconds=env.float("SEND_WAIT_SECONDS", 5.0, validate=validate.Range(min=0)),
         media_url=env.str("MEDIA_URL", "/static/media/").rstrip("/") + "/",
-        language=_language(env.str("LANGUAGE", "zh")),
+        language=language if language in _LANGUAGES else _LANGUAGES[0],
         rate_limit_sends=_rate("RATE_LIMIT_SENDS", env.str("RATE_LIMIT_SENDS", "100 per second")),
         rate_limit_auth=_rate("RATE_LIMIT_AUTH", env.str("RATE_LIMIT_AUTH", "60 per minute")),
         rate_limit_frames=_rate("RATE_LIMIT_FRAMES", env.str("RATE_LIMIT_FRAMES", "50 per second")),
@@ -185,6 +193,7 @@ def _read(env: Env) -> Settings:
         drain_lease_seconds=env.float("DRAIN_LEASE_SECONDS", 2.0, validate=validate.Range(min=0.2, max=30)),
         heartbeat_seconds=env.int("HEARTBEAT_SECONDS", 30, validate=positive),
         log_level=env.str("LOG_LEVEL", "info", validate=validate.OneOf(["debug", "info", "warning", "error"])),
+        notices=notices,
     )
 
 
@@ -202,17 +211,6 @@ def _rate(name: str, value: str) -> str:
             f"{name} {value!r} is no rate: write one like `100 per second` or `5 per 10 minutes`, or `off`"
         )
     return value
-
-
-def _language(value: str) -> str:
-    """Read LANGUAGE. Desktops set it too, as gettext's list of locales (`en_US:en`): its first that we have is taken."""
-    value = value.strip()
-    if value in ("", *_LANGUAGES):
-        return value or _LANGUAGES[0]
-    if "_" not in value and ":" not in value:
-        raise SettingsError(f"LANGUAGE {value!r} is neither zh nor en")
-    wanted = (re.split(r"[_.@-]", locale)[0] for locale in value.split(":"))
-    return next((language for language in wanted if language in _LANGUAGES), _LANGUAGES[0])
 
 
 def _credentials(name: str, value: str) -> str:

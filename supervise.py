@@ -78,6 +78,8 @@ def main() -> int:
     stop = _StopSignals()
     try:
         settings = load_settings()
+        for notice in settings.notices:
+            print(f"hongyan: {notice}", file=sys.stderr, flush=True)
         with _only_instance(settings.data_dir):
             return _run(settings, stop)
     except (SettingsError, EmbeddedRedisError, StartRefused) as error:

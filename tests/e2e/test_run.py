@@ -180,12 +180,20 @@ def test_a_taken_port_is_named(tmp_path: Path, variable: str) -> None:
     [
         ({"HONGYAN_ENV": "production", "JWT_SECRET": "secret"}, "JWT_SECRET"),
         ({"FLOWER_BASIC_AUTH": "nopassword"}, "FLOWER_BASIC_AUTH"),
-        ({"LANGUAGE": "klingon"}, "LANGUAGE"),
     ],
 )
 def test_an_unsafe_setting_is_refused(tmp_path: Path, changes: dict[str, str], named: str) -> None:
-    """A secret that can be guessed in production, a flower without a password, a language that there is not."""
+    """A secret that can be guessed in production, a flower without a password."""
     assert named in _start_refused({**os.environ, "DATA_DIR": str(tmp_path), **changes})
+
+
+def test_a_setting_that_does_not_count_is_told(tmp_path: Path) -> None:
+    """The start goes on, here to where both ports are the same."""
+    same_port = {"PORT": "5555", "FLOWER_PORT": "5555"}
+    said = _start_refused({**os.environ, "DATA_DIR": str(tmp_path), "LANGUAGE": "en_US:en", **same_port})
+
+    assert "LANGUAGE 'en_US:en'" in said
+    assert "PORT" in said.splitlines()[-1]
 
 
 def test_a_malformed_setting_is_named(tmp_path: Path) -> None:
