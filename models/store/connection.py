@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import hiredis
 import redis
@@ -38,6 +38,7 @@ _POOL_CONNECTIONS = 16
 _READ_BYTES = 65_536
 _TRUSTED_SECONDS = 0.5  # a connection that was used so lately is not asked whether it still stands
 _SENTINEL_SCHEME = "redis+sentinel://"
+_SENTINEL_PORT = 26379
 _HEADER = re.compile(r"\A-- .+\n(?:--.*\n)*-- KEYS.*\n(?:--.*\n)*-- ARGV.*\n(?:--.*\n)*-- Returns.*\n", re.MULTILINE)
 
 
@@ -185,8 +186,8 @@ class Ear:
 def connect(redis_url: str) -> Client:
     """Give a client. Raises ValueError: the URL is none that Redis has.
 
-    redis_url: redis://, rediss://, unix://, or redis+sentinel://[user:password@]host:port[,host:port…]/service[/db], where
-    each new connection goes to the master that the sentinels name then
+    redis_url: redis://, rediss://, unix://, or redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db],
+    where each new connection goes to the master that the sentinels name then; their port is 26379 unless said
     """
     options: dict[str, Any] = {
         "socket_timeout": _READ_TIMEOUT_SECONDS,
@@ -207,10 +208,9 @@ def _sentinel_pool(address: str, options: dict[str, Any]) -> redis.ConnectionPoo
     hosts, _, path = place.partition("/")
     service, _, db = path.partition("/")
     if not service or not hosts or (db and not db.isdigit()):
-        raise ValueError("a sentinel's URL is redis+sentinel://host:port[,host:port]/service[/db]")
-    addresses = [
-        (host or "localhost", int(port or 26379)) for host, _, port in (h.rpartition(":") for h in hosts.split(","))
-    ]
+        raise ValueError("a sentinel's URL is redis+sentinel://host[:port][,host[:port]]/service[/db]")
+    parts = [urlsplit(f"//{host}") for host in hosts.split(",")]  # which knows the brackets of IPv6
+    addresses = [(part.hostname or "localhost", part.port or _SENTINEL_PORT) for part in parts]
     user, _, password = (unquote(part) or None for part in credentials.partition(":"))
     timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
     return SentinelConnectionPool(  # type: ignore[no-untyped-call]

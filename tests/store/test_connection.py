@@ -157,3 +157,20 @@ def test_a_sentinels_url_names_hosts_and_a_service(address: str) -> None:
     """What names no service, no host or no database of a number is refused."""
     with pytest.raises(ValueError, match="sentinel"):
         connect(f"redis+sentinel://{address}")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "addresses"),
+    [
+        ("one:1,two:2", [("one", 1), ("two", 2)]),
+        ("one,two:2", [("one", 26379), ("two", 2)]),
+        ("[::1]:5,[fe80::2]", [("::1", 5), ("fe80::2", 26379)]),
+        ("user:a%40b@one", [("one", 26379)]),
+    ],
+)
+def test_a_sentinel_has_a_port_also_where_none_is_named(hosts: str, addresses: list[tuple[str, int]]) -> None:
+    """26379, as everywhere; an address of IPv6 stands in brackets."""
+    pool = connect(f"redis+sentinel://{hosts}/chat").connection_pool
+    named = [sentinel.get_connection_kwargs() for sentinel in pool.sentinel_manager.sentinels]  # type: ignore[attr-defined]
+
+    assert [(each["host"], each["port"]) for each in named] == addresses
