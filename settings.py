@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import limits
 from environs import Env, EnvError, validate
@@ -22,7 +24,8 @@ _ROOT = Path(__file__).resolve().parent
 _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
 _LANGUAGES = ("zh", "en")
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://")
+_SENTINEL_SCHEME = "redis+sentinel://"
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://", _SENTINEL_SCHEME)
 
 
 class SettingsError(Exception):
@@ -100,6 +103,11 @@ class Settings:
         """Where the embedded Redis listens: in `DATA_DIR`, or in the temporary folder where that path is too long."""
         return _redis_socket(self.data_dir)
 
+    @property
+    def sentinel_service(self) -> str | None:
+        """What the sentinels call the master; None where `REDIS_URL` names none."""
+        return _sentinels(self.redis_url)[2] if self.redis_url.startswith(_SENTINEL_SCHEME) else None
+
     def __repr__(self) -> str:  # secrets must not reach a log through an error report
         return f"Settings(data_dir={str(self.data_dir)!r}, port={self.port})"
 
@@ -128,6 +136,8 @@ def _read(env: Env) -> Settings:
     redis_url = env.str("REDIS_URL", "")
     if redis_url and not redis_url.startswith(_REDIS_SCHEMES):
         raise SettingsError(f"REDIS_URL must begin with {', '.join(_REDIS_SCHEMES)}")
+    if redis_url.startswith(_SENTINEL_SCHEME):
+        _sentinels(redis_url)
     redis_socket = _redis_socket(data_dir)
     positive = validate.Range(min=1)
     port_range = validate.Range(min=1, max=65535)
@@ -258,13 +268,31 @@ def _broker_url(redis_url: str, redis_socket: Path) -> str:
     if not redis_url:
         return f"redis+socket://{redis_socket}?virtual_host=1"
     if redis_url.startswith("unix://"):
-        path = redis_url.removeprefix("unix://").partition("?")[0]
-        return f"redis+socket://{path}?virtual_host=1"
+        parts = urlsplit(redis_url)
+        given = dict(parse_qsl(parts.query))
+        # redis-py reads name and password from the query too, kombu from before the path only.
+        user = quote(given.get("username", unquote(parts.username or "")), safe="")
+        password = quote(given.get("password", unquote(parts.password or "")), safe="")
+        credentials = f"{user}:{password}@" if user or password else ""
+        return f"redis+socket://{credentials}{parts.path}?virtual_host=1"
     if redis_url.startswith(("redis://", "rediss://")):
         scheme, _, rest = redis_url.partition("://")
         authority, query = rest.partition("?")[::2]
         return f"{scheme}://{authority.split('/')[0]}/1" + (f"?{query}" if query else "")
-    raise SettingsError("CELERY_BROKER_URL must be set where REDIS_URL names sentinels")
+    credentials, hosts, _ = _sentinels(redis_url)
+    # Each with all of it: kombu begins with any of them.
+    return ";".join(f"sentinel://{credentials}{host}/1" for host in hosts)
+
+
+def _sentinels(redis_url: str) -> tuple[str, list[str], str]:
+    """Return the credentials of the master, with their @, the sentinels with their ports, and what they call the master."""
+    credentials, at, place = redis_url.removeprefix(_SENTINEL_SCHEME).rpartition("@")
+    match = re.fullmatch(r"([^/]+)/([^/]+)(/\d*)?", place)
+    if match is None:
+        raise SettingsError(f"REDIS_URL must name sentinels like {_SENTINEL_SCHEME}host:port,host:port/service")
+    # To kombu the port of a sentinel is 6379, if it is not said.
+    hosts = [host if re.search(r":\d+$", host) else f"{host}:26379" for host in match[1].split(",")]
+    return credentials + at, hosts, match[2]
 
 
 def _generated(path: Path, secret_bytes: int) -> str:

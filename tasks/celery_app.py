@@ -26,7 +26,13 @@ def make_celery(settings: Settings) -> Celery:
         }
     }
     celery = Celery("hongyan", broker=settings.broker_url, set_as_current=False)
-    is_redis = "redis" in settings.broker_url.partition("://")[0]
+    scheme = settings.broker_url.partition("://")[0]
+    transport_options: dict[str, object] = {}
+    if "redis" in scheme or scheme == "sentinel":
+        # A bell that is not heard within seconds is worthless: beat has rung since.
+        transport_options = {"visibility_timeout": 60, **_SOCKET_OPTIONS}
+    if scheme == "sentinel":
+        transport_options["master_name"] = settings.sentinel_service
     celery.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -36,8 +42,7 @@ def make_celery(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         task_default_queue=HOUSEKEEPING_QUEUE,
         task_routes={"drain": {"queue": DRAIN_QUEUE}},
-        # A bell that is not heard within seconds is worthless: beat has rung since.
-        broker_transport_options={"visibility_timeout": 60, **_SOCKET_OPTIONS} if is_redis else {},
+        broker_transport_options=transport_options,
         broker_connection_timeout=2,
         broker_connection_retry_on_startup=True,
         # flower asks eight questions at once, each with a connection of its own, and waits for ever where there is none.

@@ -107,17 +107,41 @@ def test_a_relative_file_of_sqlite_is_the_same_from_everywhere(
 
 
 @pytest.mark.parametrize(
-    ("redis_url", "blamed"),
+    "redis_url",
     [
-        ("localhost:6379", "REDIS_URL"),
-        ("http://127.0.0.1", "REDIS_URL"),
-        ("redis+sentinel://a:1/b", "CELERY_BROKER_URL"),
+        "localhost:6379",
+        "http://127.0.0.1",
+        "redis+sentinel://u:p@a:1",
+        "redis+sentinel://a:1/",
+        "redis+sentinel:///chat",
+        "redis+sentinel://a:1/chat/first",
     ],
 )
 def test_what_is_wrong_with_the_address_of_redis_is_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_url: str, blamed: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_url: str
 ) -> None:
-    """Of the two settings the one that has to change. It may hold a password, so it is not quoted."""
-    with pytest.raises(SettingsError, match=f"^{blamed} must") as refused:
+    """It may hold a password, so it is not quoted."""
+    with pytest.raises(SettingsError, match=r"^REDIS_URL must") as refused:
         _load(monkeypatch, tmp_path, REDIS_URL=redis_url)
     assert redis_url not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "broker_url"),
+    [
+        ("redis://u:p@redis:6380/3?x=y", "redis://u:p@redis:6380/1?x=y"),
+        ("unix:///run/redis.sock?db=2", "redis+socket:///run/redis.sock?virtual_host=1"),
+        ("unix:///run/redis.sock?db=2&password=a%40b", "redis+socket://:a%40b@/run/redis.sock?virtual_host=1"),
+        ("unix://u:p@/run/redis.sock", "redis+socket://u:p@/run/redis.sock?virtual_host=1"),
+        ("redis+sentinel://one/chat", "sentinel://one:26379/1"),
+        ("redis+sentinel://u:p%40@one:1,[::1]/chat/2", "sentinel://u:p%40@one:1/1;sentinel://u:p%40@[::1]:26379/1"),
+    ],
+)
+def test_the_broker_is_database_1_of_the_same_redis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_url: str, broker_url: str
+) -> None:
+    """With the same credentials, in kombu's spelling."""
+    settings = _load(monkeypatch, tmp_path, REDIS_URL=redis_url)
+
+    assert settings.broker_url == broker_url
+    assert settings.sentinel_service == ("chat" if "sentinel" in redis_url else None)

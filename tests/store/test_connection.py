@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from redis.exceptions import BusyLoadingError
 
 from embedded_redis import redis_server_binary
 from models.errors import StoreUnavailable
 from models.store.connection import SCRIPTS, Client, connect, run, run_each
+from settings import load_settings
+from tasks.celery_app import DRAIN_QUEUE, make_celery
 from tests.support.instance import wait_until
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -150,6 +153,70 @@ def test_the_master_is_found_through_sentinels_also_after_a_failover(start: Star
 
     assert wait_until(lambda: _answer(client, "SET", "written", "later") == b"OK", 30.0)
     assert _answer(at_replica, "GET", "written") == b"later"
+
+
+def _bells(client: Client) -> object:
+    """Return how many bells wait in the broker's database; None while there is no answer."""
+    answer = _answer(client, "LLEN", DRAIN_QUEUE)
+    return answer if isinstance(answer, int) else None
+
+
+def _rings(celery: Celery) -> bool:
+    try:
+        celery.send_task("drain", queue=DRAIN_QUEUE, retry=False)
+    except Exception:  # as a worker says it: the broker is away
+        return False
+    return True
+
+
+def _broker(monkeypatch: pytest.MonkeyPatch, folder: Path, redis_url: str) -> Celery:
+    """Return the Celery application of someone who has set REDIS_URL only."""
+    for name, value in {"DATA_DIR": str(folder), "REDIS_URL": redis_url, "CELERY_BROKER_URL": ""}.items():
+        monkeypatch.setenv(name, value)
+    return make_celery(load_settings())
+
+
+def test_the_broker_of_a_socket_is_given_the_password(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where redis-py reads it, in the query, kombu does not."""
+    port, path = _free_port(), tmp_path / "redis.sock"
+    start(port, "--unixsocket", str(path), "--requirepass", "s3cret@")
+    store = connect(f"unix://{path}?password=s3cret%40")
+    assert wait_until(lambda: _answer(store, "PING") == b"PONG", 10.0)
+
+    with _broker(monkeypatch, tmp_path, f"unix://{path}?db=0&password=s3cret%40") as celery:
+        assert _rings(celery)
+
+    assert _bells(connect(f"unix://{path}?db=1&password=s3cret%40")) == 1
+
+
+def test_the_broker_is_found_through_sentinels_also_after_a_failover(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a setting of its own it is the same master, and its password."""
+    master, replica, sentinel = (_free_port() for _ in range(3))
+    secrets = ("--requirepass", "s3cret@", "--masterauth", "s3cret@")
+    dying = start(master, *secrets)
+    start(replica, "--replicaof", "127.0.0.1", str(master), *secrets)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor chat 127.0.0.1 {master} 1\nsentinel auth-pass chat s3cret@\n"
+        "sentinel down-after-milliseconds chat 500\nsentinel failover-timeout chat 2000\n"
+    )
+    at_replica = connect(f"redis://:s3cret%40@127.0.0.1:{replica}/1")
+    watching = connect(f"redis://127.0.0.1:{sentinel}/0")
+    address = f"redis+sentinel://:s3cret%40@127.0.0.1:{_free_port()},127.0.0.1:{sentinel}/chat"  # one of two is away
+
+    with _broker(monkeypatch, tmp_path, address) as celery:
+        start(sentinel, str(config), "--sentinel")
+        assert wait_until(lambda: _rings(celery), 20.0)
+        assert wait_until(lambda: _bells(at_replica) == 1, 30.0)
+        assert wait_until(lambda: len(watching.exchange([("SENTINEL", "REPLICAS", "chat")])[0]) == 1, 20.0)
+
+        dying.kill()
+
+        assert wait_until(lambda: _rings(celery) and _bells(at_replica) == 2, 60.0)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:26379", "127.0.0.1/", "127.0.0.1:26379/chat/first", "/chat"])
