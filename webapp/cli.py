@@ -133,7 +133,7 @@ def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: T
 def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: int, group_size: int) -> dict[str, str]:
     """Create the users, friendships, group and sessions of `load-seed`; return the tokens by user id.
 
-    Raises click.ClickException: the ids are taken by users that are not the seed's.
+    Raises click.ClickException: the ids are taken by users that are not the seed's, or the database does not answer.
     """
     # One hash for all: argon2 takes 50 ms each, and nobody logs in with these passwords.
     password = PasswordHasher().hash(secrets.token_hex(16))
@@ -160,7 +160,7 @@ def seed(settings: Settings, database: Database, tokens: Tokens, *, user_count: 
         }
         for user_id in user_ids
     ]
-    with database.writing() as connection:
+    with _operating(database) as connection:
         foreign = select(func.count()).select_from(User).where(User.id <= user_count, User.username.not_like("seed%"))
         if connection.execute(foreign).scalar_one():
             raise click.ClickException(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -104,6 +106,25 @@ def test_an_empty_database_is_an_error_that_names_the_remedy(flask: _Flask) -> N
     assert done.returncode == 1
     assert "db upgrade" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_seeding_a_database_that_cannot_be_used_is_an_error(flask: _Flask, tmp_path: Path, is_locked: bool) -> None:
+    """One without tables, or one that somebody else is writing to all the time: a sentence, and no file of tokens."""
+    out = tmp_path / "tokens.json"
+    with contextlib.ExitStack() as stack:
+        if is_locked:
+            assert flask("db", "upgrade").returncode == 0
+            other = stack.enter_context(contextlib.closing(sqlite3.connect(tmp_path / "hongyan.db")))
+            other.execute("BEGIN IMMEDIATE")
+
+        done = flask("load-seed", "--users", "2", "--out", str(out))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: the database cannot be used (")
+    assert ("locked" if is_locked else "no such table") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
 
 
 def test_a_postgresql_without_tables_is_an_error_that_names_the_remedy(flask: _Flask, postgres_url: str) -> None:
