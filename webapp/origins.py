@@ -6,6 +6,7 @@ A page of our own origin may, and those that the setting names. A request withou
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from urllib.parse import SplitResult, urlsplit
 
@@ -23,6 +24,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ALLOWED_HEADERS = "Accept-Language, Authorization, Content-Type, Prefer, X-Security-Sign, token"
 _PREFLIGHT_SECONDS = 600
 _MAX_LOGGED_CHARACTERS = 200
+# Whoever likes can make origins up, and a page that is refused asks again and again.
+_NAMED_AGAIN_SECONDS = 3600.0
+_MAX_NAMED = 100
 _WEBSOCKET_PATH = "/ws"
 
 
@@ -50,6 +54,24 @@ class Origins:
             scheme = _last(request.headers.get("X-Forwarded-Proto")) or scheme
             host = _last(request.headers.get("X-Forwarded-Host")) or host
         return {"ws": "http", "wss": "https"}.get(scheme, scheme), host
+
+
+class Refusals:
+    """Which refused origins have been named in the log: each once an hour, and a hundred different ones at most."""
+
+    def __init__(self) -> None:
+        self._named: set[str] = set()
+        self._forget_at = 0.0
+
+    def is_news(self, origin: str, now: float) -> bool:
+        """Return whether it is to be named, and remember that it was. now: seconds of a clock that only goes on."""
+        if now >= self._forget_at:
+            self._named.clear()
+            self._forget_at = now + _NAMED_AGAIN_SECONDS
+        if origin in self._named or len(self._named) >= _MAX_NAMED:
+            return False
+        self._named.add(origin)
+        return True
 
 
 def normal_origin(text: str) -> str | None:
@@ -81,7 +103,11 @@ def _last(header: str | None) -> str:
 
 
 def check_origins(app: Flask, origins: Origins) -> None:
-    """Refuse websockets of other pages before the upgrade, and tell browsers which pages may read answers (CORS)."""
+    """Refuse websockets of other pages before the upgrade, and tell browsers which pages may read answers (CORS).
+
+    A browser refuses on our behalf what we do not allow, and tells nobody but the page: so either refusal is logged.
+    """
+    refusals = Refusals()
 
     @app.before_request
     def refuse_or_answer_preflight() -> Response | None:
@@ -91,9 +117,10 @@ def check_origins(app: Flask, origins: Origins) -> None:
         if origins.admits(asked):
             is_preflight = asked.method == "OPTIONS" and "Access-Control-Request-Method" in asked.headers
             return _preflight(asked) if is_preflight else None
+        origin = asked.headers.get("Origin", "")[:_MAX_LOGGED_CHARACTERS]
+        if refusals.is_news(origin, time.monotonic()):
+            log.warning("origin_refused", origin=origin, setting="ALLOWED_ORIGINS")
         if asked.path == _WEBSOCKET_PATH:
-            origin = asked.headers.get("Origin", "")
-            log.warning("origin_refused", origin=origin[:_MAX_LOGGED_CHARACTERS], setting="ALLOWED_ORIGINS")
             raise ApiError("origin_refused")
         return None
 

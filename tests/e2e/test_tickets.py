@@ -158,3 +158,6 @@ def test_only_allowed_pages_read_answers(fresh_instance: InstanceFactory) -> Non
         for origin in ("https://other.example.com", "http://chat.example.com"):
             _, headers, _ = _request(instance, method, "/api/chat/ticket", more | {"Origin": origin})
             assert not [name for name in headers if name.startswith("Access-Control")]
+    logged = "".join(file.read_text() for file in instance.log_dir.glob("web*"))
+    assert "https://other.example.com" in logged
+    assert "https://chat.example.com" not in logged

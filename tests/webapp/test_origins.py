@@ -8,7 +8,7 @@ from werkzeug.wrappers import Request as WerkzeugRequest
 
 from settings import SettingsError
 from webapp.address import Proxies
-from webapp.origins import Origins, normal_origin
+from webapp.origins import Origins, Refusals, normal_origin
 
 _PROXY, _STRANGER = "10.0.0.1", "203.0.113.9"
 
@@ -84,3 +84,12 @@ def test_what_is_no_origin_is_refused_at_the_start(text: str) -> None:
 def test_an_origin_has_one_spelling() -> None:
     """Default ports and letter case make no difference."""
     assert normal_origin("HTTPS://Chat.Example.com") == normal_origin("https://chat.example.com:443")
+
+
+def test_a_refused_origin_is_named_once_an_hour() -> None:
+    """Not with each request; and a hundred that somebody made up are enough."""
+    refusals = Refusals()
+
+    assert [refusals.is_news("https://a.test", now) for now in (5.0, 6.0, 3604.0, 3605.0)] == [True, False, False, True]
+    assert sum(refusals.is_news(f"https://{number}.test", 3606.0) for number in range(1_000)) == 99
+    assert refusals.is_news("https://late.test", 7206.0)
