@@ -23,6 +23,7 @@ _ROOT = Path(__file__).resolve().parent
 # A unix socket path longer than this cannot be bound: sockaddr_un.sun_path holds 108 bytes with its final NUL.
 _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
+_MIN_SECRET_CHARACTERS = 10  # different ones: 32 random bytes in hexadecimal have fewer once in some 10 ** 12
 _LANGUAGES = ("zh", "en")
 _SENTINEL_SCHEME = "redis+sentinel://"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", _SENTINEL_SCHEME)
@@ -143,9 +144,10 @@ def _read(env: Env) -> Settings:
     port_range = validate.Range(min=1, max=65535)
 
     jwt_secret = env.str("JWT_SECRET", "") or _generated(data_dir / "jwt_secret", 48)
-    if production and len(jwt_secret.encode()) < _MIN_SECRET_BYTES:
+    if production and (len(jwt_secret.encode()) < _MIN_SECRET_BYTES or len(set(jwt_secret)) < _MIN_SECRET_CHARACTERS):
         raise SettingsError(
-            f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: make one with `openssl rand -hex 32`"
+            f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes or has fewer than {_MIN_SECRET_CHARACTERS} different "
+            "characters: make one with `openssl rand -hex 32`"
         )
 
     language = env.str("LANGUAGE", "zh").strip()

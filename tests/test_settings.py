@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,18 @@ def test_the_language_of_a_desktop_does_not_decide(monkeypatch: pytest.MonkeyPat
     assert [repr(value) in notice for notice in settings.notices] == [True]
 
 
-@pytest.mark.parametrize("secret", ["secret", "a" * 31])
+@pytest.mark.parametrize("secret", ["secret", ("0123456789abcdef" * 2)[1:], "a" * 40, "012345678" * 8])
 def test_production_refuses_a_weak_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secret: str) -> None:
     """A development system takes it."""
     with pytest.raises(SettingsError, match="JWT_SECRET"):
         _load(monkeypatch, tmp_path, HONGYAN_ENV="production", JWT_SECRET=secret)
     assert _load(monkeypatch, tmp_path, JWT_SECRET=secret).jwt_secret == secret
+
+
+def test_production_takes_a_secret_that_a_command_has_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = os.urandom(32).hex()
+
+    assert _load(monkeypatch, tmp_path, HONGYAN_ENV="production", JWT_SECRET=secret).jwt_secret == secret
 
 
 def test_production_takes_a_generated_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

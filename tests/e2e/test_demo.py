@@ -91,7 +91,7 @@ def test_the_demo_says_that_something_else_runs(here: Instance) -> None:
 
 
 def test_the_demo_is_refused_in_production(here: Instance) -> None:
-    done = run_demo({**here.environment, "HONGYAN_ENV": "production", "JWT_SECRET": "x" * 40})
+    done = run_demo({**here.environment, "HONGYAN_ENV": "production", "JWT_SECRET": "0123456789abcdef" * 2})
 
     assert done.returncode == 1
     assert "production" in done.stderr

@@ -196,7 +196,7 @@ def test_seeding_is_refused_in_production(flask: _Flask, tmp_path: Path) -> None
         "load-seed",
         *("--users", "2", "--out", str(tmp_path / "tokens.json")),
         HONGYAN_ENV="production",
-        JWT_SECRET="x" * 40,
+        JWT_SECRET="0123456789abcdef" * 2,
     )
 
     assert done.returncode == 1
