@@ -13,7 +13,7 @@ from celery.signals import worker_ready
 from models.database import Database, open_database
 from models.errors import DatabaseUnavailable, StoreUnavailable
 from models.store import upkeep
-from models.store.connection import connect
+from models.store.connection import Client, connect
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
 from tasks.devices import forget_unseen
@@ -35,8 +35,12 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
         return open_database(settings.database_url)
 
     @cache
+    def the_store() -> Client:
+        return connect(settings.redis_url)
+
+    @cache
     def the_drain() -> Drain:
-        return Drain(settings, the_database(), connect(settings.redis_url))
+        return Drain(settings, the_database(), the_store())
 
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
@@ -63,7 +67,7 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def forget_unseen_devices() -> int | None:
         """Forget devices that count no more. Returns how many."""
         try:
-            return forget_unseen(the_database(), connect(settings.redis_url), time.time_ns() // 1_000_000)
+            return forget_unseen(the_database(), the_store(), time.time_ns() // 1_000_000)
         except (StoreUnavailable, DatabaseUnavailable) as error:
             log.warning("devices_not_forgotten", error=str(error))  # tomorrow is early enough
             return None
@@ -72,7 +76,7 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def compact_store() -> bool | None:
         """Keep the embedded Redis quick to start. Returns whether there was something to do."""
         try:
-            return upkeep.compact(connect(settings.redis_url))
+            return upkeep.compact(the_store())
         except StoreUnavailable as error:
             log.warning("store_not_compacted", error=str(error))  # asked again soon
             return None

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from models.store import upkeep
 from models.store.connection import Client, run
+from settings import load_settings
+from tasks.celery_app import make_celery
+from tasks.registration import register_tasks
 from tests.support.instance import wait_until
 
 _SLACK_BYTES = 200_000
@@ -36,3 +42,19 @@ def test_a_long_file_of_many_data_stays(keeping: Client) -> None:
     assert _file(keeping)["aof_current_size"] > _SLACK_BYTES
 
     assert not upkeep.compact(keeping, _SLACK_BYTES)
+
+
+def test_looking_after_it_keeps_one_connection(
+    client: Client, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task runs every ten seconds for as long as the worker lives."""
+    for name, value in {"DATA_DIR": str(tmp_path), "REDIS_URL": redis_url, "CELERY_BROKER_URL": ""}.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    with make_celery(settings) as celery:
+        register_tasks(celery, settings)
+        before = client.info("stats")["total_connections_received"]
+
+        assert [celery.tasks["compact_store"]() for _ in range(5)] == [False] * 5
+
+        assert client.info("stats")["total_connections_received"] == before + 1
