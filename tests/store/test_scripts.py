@@ -234,6 +234,17 @@ def test_a_page_begins_after_its_cursor(
     assert (page.newest, page.base, page.first) == (6, 3, max(after, 3) + 1)
 
 
+def test_reading_takes_nothing_away(client: Client, user_id: int) -> None:
+    """What was read stands there still, and what came meanwhile stands behind it (ORIG B1)."""
+    _open(client, user_id)
+    _append(client, user_id, 1, 2, 3)
+    assert _positions(client, user_id) == [1, 2, 3]
+
+    _append(client, user_id, 4)
+
+    assert _positions(client, user_id) == [1, 2, 3, 4]
+
+
 def test_a_page_of_nothing_has_no_epoch(client: Client, user_id: int) -> None:
     """An inbox that is not open reads as lost."""
     page = _read(client, user_id)
