@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.errors import StoreUnavailable
-from models.store import chatlog, counters, inbox, keys, outbox, presence, sessions, tickets
+from models.store import attendance, chatlog, counters, inbox, keys, outbox, presence, sessions, tickets
 from models.store.connection import SCRIPTS, Client, Command, Script, run
 from models.store.counters import Rate
 
@@ -444,6 +444,12 @@ def test_presence_is_a_lease(client: Client, user_id: int) -> None:
     _call(client, ("PEXPIRE", keys.online(user_id), 1_000))
     run(client, presence.renew_commands([user_id]))
     assert 80_000 < _call(client, ("PTTL", keys.online(user_id))) <= presence.LEASE_MS
+
+
+def test_leases_are_of_ninety_seconds_at_most() -> None:
+    """What a process that died has left behind is believed for so long (ORIG A1)."""
+    assert presence.LEASE_MS <= 90_000
+    assert attendance.LEASE_MS <= 90_000
 
 
 @pytest.mark.parametrize(
