@@ -197,6 +197,14 @@ MUTANTS = (
         ("tests/e2e/test_original_client.py",),
     ),
     Mutant(
+        "presence-not-renewed",
+        "ORIG A3: who stays connected for longer than a lease is taken for absent",
+        "webapp/sockets/office.py",
+        "        renewed = self._store.call_all(presence.renew_commands(users)) if users else []",
+        "        renewed = [1] * len(users)",
+        ("tests/model/test_office.py",),
+    ),
+    Mutant(
         "greetings-without-order",
         "ORIG section 4: the client shows what comes last on top",
         "webapp/sockets/greetings.py",
