@@ -1,4 +1,4 @@
-"""What the office of a process keeps presence told of: who is here stays known."""
+"""What the office of a process knows of its connections, and presence with it: who is here stays known, who has left goes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
+from models.errors import StoreUnavailable
 from models.store import keys, presence
 from models.store import sessions as stored_sessions
 from models.store.connection import run
@@ -119,3 +120,36 @@ def _soon(is_so: bool) -> bool:
     """Let the greenlets go on for a moment."""
     gevent.sleep(0.01)
     return is_so
+
+
+# The registry
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_socket_that_ended_is_forgotten(rig: Rig, protocol: int) -> None:
+    """The end of a socket takes it out of registry and presence, and no other one (ORIG A6)."""
+    ended, other, others = (
+        rig.web.connect(user_id, device, protocol) for user_id, device in ((1, "a"), (1, "b"), (2, "a"))
+    )
+    name = _name(rig, other)
+
+    ended.abort()
+    rig.web.let_run()
+
+    assert {connection.transport for connection in rig.web.registry} == {other, others}
+    assert len(rig.web.registry) == 2
+    assert (_live(rig, 1, "a"), _live(rig, 1, "b")) == (None, name)
+
+
+def test_a_connection_that_failed_is_not_registered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the registry before presence knows of it, so it must leave it where presence does not answer."""
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web.office, "_register", fail)
+        with pytest.raises(StoreUnavailable):
+            rig.web.connect(1, "a", 2)
+
+    assert len(rig.web.registry) == 0
