@@ -110,6 +110,8 @@ def _run(settings: Settings, stop: _StopSignals) -> int:
         if status is not None:
             return status
         quick_ends = quick_ends + 1 if time.monotonic() - started < _QUICK_END_SECONDS else 0
+        if quick_ends >= _MAX_QUICK_ENDS:
+            print(f"hongyan: it ends at once again and again, see {_log_folder(settings)}", file=sys.stderr, flush=True)
         if quick_ends >= _MAX_QUICK_ENDS or stop.is_requested:
             return 1
         print("hongyan: starting it again", flush=True)
