@@ -207,8 +207,7 @@ def main() -> int:
         settings = load_settings()
         if settings.production:
             raise DemoFailed("the demo's passwords are known to everybody: refused with HONGYAN_ENV=production")
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # "all addresses": this machine
-        base = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+        base = f"http://{settings.call_address}"
         print(f"Filling {base}")
         fill(base)
     except (DemoFailed, SettingsError) as error:

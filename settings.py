@@ -105,6 +105,21 @@ class Settings:
         return _redis_socket(self.data_dir)
 
     @property
+    def call_host(self) -> str:
+        """The address to call where HOST says on which to listen: for "all addresses" that is loopback."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
+    def call_address(self) -> str:
+        """Where the web port is called, as `host:port` stands in a URL."""
+        return _host_and_port(self.call_host, self.port)
+
+    @property
+    def bind_address(self) -> str:
+        """Where the web port listens, as `host:port`."""
+        return _host_and_port(self.host, self.port)
+
+    @property
     def sentinel_service(self) -> str | None:
         """What the sentinels call the master; None where `REDIS_URL` names none."""
         return _sentinels(self.redis_url)[2] if self.redis_url.startswith(_SENTINEL_SCHEME) else None
@@ -207,6 +222,10 @@ def _read(env: Env) -> Settings:
         log_level=env.str("LOG_LEVEL", "info", validate=validate.OneOf(["debug", "info", "warning", "error"])),
         notices=notices,
     )
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # an address of IPv6 in brackets
 
 
 def _rate(name: str, value: str) -> str:

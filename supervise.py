@@ -399,12 +399,10 @@ def _announce_when_ready(settings: Settings, supervisord: subprocess.Popen[bytes
     _wait(supervisord, is_over)
     if stop.is_requested or supervisord.poll() is not None:
         return
-    host = _call_host(settings)
-    url_host = f"[{host}]" if ":" in host else host
     print(
         f"""\
 hongyan: ready
-  web      http://{url_host}:{settings.port}
+  web      http://{settings.call_address}
   flower   http://127.0.0.1:{settings.flower_port}  ({settings.flower_basic_auth})
   logs     {_log_folder(settings)}
   Ctrl-C stops everything.""",
@@ -413,7 +411,7 @@ hongyan: ready
 
 
 def _is_ready(settings: Settings) -> bool:
-    connection = http.client.HTTPConnection(_call_host(settings), settings.port, timeout=_READY_REQUEST_SECONDS)
+    connection = http.client.HTTPConnection(settings.call_host, settings.port, timeout=_READY_REQUEST_SECONDS)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -421,11 +419,6 @@ def _is_ready(settings: Settings) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _call_host(settings: Settings) -> str:
-    """The address to call where HOST says on which to listen: for "all addresses" that is loopback."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
 
 
 def _log_folder(settings: Settings) -> Path:

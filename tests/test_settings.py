@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from settings import Settings, SettingsError, load_settings
+from webapp.asyncapi import build_document
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -84,6 +85,26 @@ def test_the_base_of_icons_ends_with_a_slash(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_an_empty_host_opens_no_other_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert _load(monkeypatch, tmp_path, HOST="").host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "listens_at", "is_called_at"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000", "127.0.0.1:8000"),
+        ("0.0.0.0", "0.0.0.0:8000", "127.0.0.1:8000"),
+        ("::", "[::]:8000", "[::1]:8000"),
+        ("fe80::2", "[fe80::2]:8000", "[fe80::2]:8000"),
+        ("chat.test", "chat.test:8000", "chat.test:8000"),
+    ],
+)
+def test_who_listens_everywhere_is_called_at_loopback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, listens_at: str, is_called_at: str
+) -> None:
+    """In the addresses that `make run` prints, in those of `make demo`, and in the document of the websocket."""
+    settings = _load(monkeypatch, tmp_path, HOST=host, PORT="8000")
+
+    assert (settings.bind_address, settings.call_address) == (listens_at, is_called_at)
+    assert build_document(settings)["servers"]["here"]["host"] == is_called_at
 
 
 def test_an_empty_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

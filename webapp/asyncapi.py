@@ -76,12 +76,11 @@ def build_document(settings: Settings) -> Json:
             f"{name}Send": _operation(name, "send", to_client),
             f"{name}Receive": _operation(name, "receive", from_client),
         }
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Hongyan 鸿雁: the websocket", "version": "1", "description": _ABOUT + _refusals()},
         "defaultContentType": "application/json",
-        "servers": {"here": {"host": f"{host}:{settings.port}", "protocol": "ws"}},
+        "servers": {"here": {"host": settings.call_address, "protocol": "ws"}},
         "channels": channels,
         "operations": operations,
         "components": {"messages": messages, "schemas": spec.to_dict()["components"]["schemas"]},

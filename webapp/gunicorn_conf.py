@@ -30,8 +30,7 @@ _LINGER_SECONDS, _LINGER_BODIES = 2.0, 2
 _DRAIN_BYTES = 65_536
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)  # a client that has left
 
-_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
-bind = f"{_host}:{_settings.port}"
+bind = _settings.bind_address
 workers = _settings.web_processes
 worker_connections = _settings.web_max_connections
 backlog = 4096
