@@ -13,15 +13,17 @@ from typing import Any, TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
 
-_HINTS = ("eyJ", "oken", "OKEN", "icket", "ICKET", "assword", "uthorization", "earer")
+_HINTS = ("eyJ", "oken", "OKEN", "icket", "ICKET", "assword", "ASSWORD", "uthorization", "earer")
+# Quotes have a backslash before them where what is quoted stands in a text of JSON.
 _SECRETS = re.compile(
     r"eyJ[\w-]{6,}(?:\.[\w-]*){0,2}"  # a signed token, wherever it stands
     r"|(?<=earer )[\w.~+/=-]+"
     r"|(?i:(?<=token=)|(?<=ticket=)|(?<=password=))[^\s&\"'\\]+"
-    r"|(?i:(?<=token\":)|(?<=ticket\":)|(?<=password\":)|(?<=token':)|(?<=ticket':)|(?<=password':))\s*[\"'][^\"']*"
+    r"|(?i:(?<=token)|(?<=ticket)|(?<=password))(?P<name_ends>\\?[\"']:)\s*\\?[\"'](?:[^\"'\\]|\\(?![\"']))*"
 )
-_HIDDEN = "[hidden]"
+_HIDDEN = r"\g<name_ends>[hidden]"
 
 
 def redacted(text: str) -> str:
@@ -57,16 +59,24 @@ def redact_stderr() -> None:
 def configure_logs(level: str) -> None:
     """Send structlog and the standard library's loggers to stderr as JSON lines. Call once per process."""
     redact_stderr()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Without the values of variables: among them are message text and tokens.
+        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+    ]
+    as_json = structlog.processors.JSONRenderer(ensure_ascii=False)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *processors],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, as_json],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # Without the values of variables: among them are message text and tokens.
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
+        processors=[*processors, as_json],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
