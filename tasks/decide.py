@@ -29,9 +29,10 @@ _NO_FACTS = Facts(users={}, relations={}, groups={})
 class Outcome:
     """What stands for one request.
 
-    row: the decision row's columns; None where the request is a conflict, which has none. bodies: the Message as
-    recipients and as the sender see it, empty when refused. recipient_ids: whose inboxes get it besides the sender's.
-    target: for a recall, the recalled message's row and what is left of it for recipients and for its sender.
+    row: the decision row's columns; None where the request is a conflict, which has none, or is given up though it was
+    decided before. body, sender_body: the Message as recipients and as the sender see it, empty when refused.
+    recipient_ids: whose inboxes get it besides the sender's. target: for a recall, the recalled message's row and what is
+    left of it for recipients and for its sender.
     """
 
     request: Request
@@ -268,11 +269,7 @@ class _Decision:
         told = [bodies.encode(bodies.recall_message(m, name, self._now_ms, is_group=is_group)) for m in seen]
         left = [bodies.encode(bodies.tombstone_message(m)) for m in seen]
         self._left[request.data] = (left[0], left[1])
-        row = self._stored(shard, request, None, told[0], told[1])
-        outcome = Outcome(
-            request, None, row.row, told[0], told[1], row.recipient_ids, target=(target, left[0], left[1])
-        )
-        return outcome
+        return replace(self._stored(shard, request, None, told[0], told[1]), target=(target, left[0], left[1]))
 
     def _recall_target(self, request: Request) -> Mapping[str, Any] | None:
         """Return the row of the message to recall, which may stand in this very batch."""
