@@ -146,18 +146,17 @@ class DeliveryStates:
         if "\0" in message_id:
             return None  # no id has one, and PostgreSQL refuses the question
         decided = offload(self._database, self._load_decided, message_id)
-        if decided is not None:
-            return decided if decided.row is not None and decided.row["kind"] == "send" else None
-        entry = outbox.holds(self._store.client, self._shards, message_id)
-        if entry is None:
+        if decided is None:
+            entry = outbox.holds(self._store.client, self._shards, message_id)
+            if entry is not None:
+                waits = decode(entry)
+                group_id = waits.to_id if waits.chat_type == "group" else None
+                found = Found(message_id, waits.sender_id, group_id, waits.created_at_ms)
+                return found if waits.kind == "send" else None
             # It may have been decided between the two questions.
             decided = offload(self._database, self._load_decided, message_id)
-            return decided if decided is not None and decided.row and decided.row["kind"] == "send" else None
-        waits = decode(entry)
-        if waits.kind != "send":
-            return None
-        group_id = waits.to_id if waits.chat_type == "group" else None
-        return Found(message_id, waits.sender_id, group_id, waits.created_at_ms)
+        is_send = decided is not None and decided.row is not None and decided.row["kind"] == "send"
+        return decided if is_send else None
 
     def standings(self, row: Mapping[str, Any], user_ids: Sequence[int]) -> dict[int, Standing]:
         """Return where the devices of a message's recipients are, in one round trip. Where Redis has lost it, SQL's
