@@ -75,7 +75,7 @@ class Logins:
         account = offload(self._database, self._renew, caller)
         if account is None:
             raise ApiError("token_invalid")
-        return self._answer(account, caller.session_id, caller.role, caller.device)
+        return self._answer(account, caller.session_id, caller.role, caller.device, after=caller.expires_at)
 
     def _begin(
         self, enter: Callable[[Connection], int], session_id: str, role: str, device: str, leaving: list[str]
@@ -109,9 +109,11 @@ class Logins:
         except ModelError as error:
             log.warning("device_not_registered", user_id=user_id, error=str(error))  # connecting does it
 
-    def _answer(self, account: dict[str, Any], session_id: str, role: str, device: str) -> Login:
+    def _answer(
+        self, account: dict[str, Any], session_id: str, role: str, device: str, *, after: int | None = None
+    ) -> Login:
         token = self._tokens.sign(
-            user_id=account["id"], uuid=account["uuid"], role=role, session_id=session_id, device=device
+            user_id=account["id"], uuid=account["uuid"], role=role, session_id=session_id, device=device, after=after
         )
         return show_account(account, token)
 

@@ -41,8 +41,12 @@ class Tokens:
         self._ttl_seconds = ttl_seconds
         self._verified: dict[str, Claims] = {}
 
-    def sign(self, *, user_id: int, uuid: str, role: str, session_id: str, device: str) -> str:
+    def sign(
+        self, *, user_id: int, uuid: str, role: str, session_id: str, device: str, after: int | None = None
+    ) -> str:
+        """Give a token. after: the expiry of the one that it renews, which it outlives, be it of this second too."""
         now = int(time.time())
+        expires_at = now + self._ttl_seconds
         claims: dict[str, Any] = {
             "id": user_id,
             "uuid": uuid,
@@ -50,7 +54,7 @@ class Tokens:
             "sid": session_id,
             "device": device,
             "iat": now,
-            "exp": now + self._ttl_seconds,
+            "exp": expires_at if after is None else max(expires_at, after + 1),
         }
         return jwt.encode(claims, self._secret, algorithm=_ALGORITHM)
 

@@ -287,7 +287,7 @@ def test_refreshing_renews_the_session(here: Instance) -> None:
         assert _works(here, account["token"])
         before, after = (jwt.decode(each, options={"verify_signature": False}) for each in (token, account["token"]))
         assert (after["sid"], after["device"]) == (before["sid"], "desk")
-        assert after["exp"] >= before["exp"]
+        assert after["exp"] > before["exp"]
         assert not socket.has_ended_within(0.5)
 
 

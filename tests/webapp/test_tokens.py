@@ -46,6 +46,20 @@ def test_a_token_carries_nothing_else() -> None:
     assert set(payload) == {"id", "uuid", "role", "sid", "device", "iat", "exp"}
 
 
+def test_a_renewed_token_is_another_one() -> None:
+    """Though it names the same session and is made within the same second: it lasts longer by a second at least."""
+    tokens = Tokens(_SECRET, 60)
+    token = _sign(tokens)
+    expires_at = tokens.verify(token).expires_at
+
+    renewed = tokens.sign(
+        user_id=7, uuid="u", role="visitor", session_id="s", device="设备 1", after=tokens.verify(token).expires_at
+    )
+
+    assert renewed != token
+    assert expires_at < tokens.verify(renewed).expires_at <= time.time() + 61
+
+
 def test_a_token_expires() -> None:
     """A token whose time is over is told from one that is none, also when it was verified before."""
     with pytest.raises(TokenExpired):
