@@ -141,7 +141,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
             settings, process_id, gatekeeper, acceptor, registry, office, states, Traces(database, states), limits
         )
     )
-    logins = Logins(settings, database, tokens, session_ends, devices)
+    logins = Logins(settings, database, tokens, gatekeeper, session_ends, devices)
     entrances = Accounts(settings, database, Passwords(), LockOut(store), logins, session_ends)
     proxies = Proxies(settings.trusted_proxies)
     app.register_blueprint(accounts.make_blueprint(settings, gatekeeper, limits, entrances, logins, proxies))

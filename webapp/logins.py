@@ -1,7 +1,7 @@
 """Logins: the one way in which a session starts, whoever asks for it and however he has shown who he is.
 
-SQL has the session when a login answers. Redis is told nothing but what has ended: the first request of the new token
-copies its session there, and so two logins that overlap cannot leave the older one's behind.
+SQL has the session when a login answers. It is copied to Redis as by a request of the new token, under the generation that
+stood before SQL was asked once more, and so two logins that overlap cannot leave the older one's behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from models.database import Database
 from models.errors import ModelError
 from schemas.accounts import show_account
 from settings import Settings
-from webapp.auth import Caller
+from webapp.auth import Caller, Gatekeeper
 from webapp.devices import Devices
 from webapp.errors import ApiError
 from webapp.services import offload
@@ -41,11 +41,18 @@ class _Begun:
 
 class Logins:
     def __init__(
-        self, settings: Settings, database: Database, tokens: Tokens, session_ends: SessionEnds, devices: Devices
+        self,
+        settings: Settings,
+        database: Database,
+        tokens: Tokens,
+        gatekeeper: Gatekeeper,
+        session_ends: SessionEnds,
+        devices: Devices,
     ) -> None:
         self._settings = settings
         self._database = database
         self._tokens = tokens
+        self._gatekeeper = gatekeeper
         self._session_ends = session_ends
         self._devices = devices
 
@@ -66,9 +73,10 @@ class Logins:
                 leaving.append(self._session_ends.least_recent(full.user_id, full.devices))
         for ended in begun.ended:
             self._session_ends.end(begun.user_id, ended, "relogin")
-        self._register(begun.user_id, device)
+        login = self._answer(begun.account, session_id, role, device)
+        self._make_known(begun.user_id, device, login["token"])
         log.info("logged_in", user_id=begun.user_id, role=role, ended=len(begun.ended))
-        return self._answer(begun.account, session_id, role, device)
+        return login
 
     def renew(self, caller: Caller) -> Login:
         """Let a session last anew and return what a login answers. Raises ApiError with token_invalid: it is over."""
@@ -102,12 +110,21 @@ class Logins:
             )
             return accounts.load_account(connection, caller.user_id) if is_renewed else None
 
-    def _register(self, user_id: int, device: str) -> None:
-        """Let the device count from now on, so that it misses nothing until it connects."""
+    def _make_known(self, user_id: int, device: str, token: str) -> None:
+        """Let the device count from now on, so that it misses nothing until it connects, and Redis know the session.
+
+        Without that the first request would ask SQL, and a send of a token that is new get 503 while SQL is away.
+        """
         try:
             self._devices.register(user_id, device)
         except ModelError as error:
             log.warning("device_not_registered", user_id=user_id, error=str(error))  # connecting does it
+            return  # what does not answer is not waited for twice
+        try:
+            self._gatekeeper.admit(token)
+        except (ModelError, ApiError) as error:
+            # A later login of the device has ended it, perhaps. Else its first request does it.
+            log.warning("session_not_remembered", user_id=user_id, error=str(error))
 
     def _answer(
         self, account: dict[str, Any], session_id: str, role: str, device: str, *, after: int | None = None

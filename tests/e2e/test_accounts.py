@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import jwt
@@ -18,6 +19,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from models.profiles import UserInfo
+from models.store import keys
 from models.users import User
 from schemas.accounts import ACCOUNT, visitor_signature
 from tests.conftest import InstanceFactory
@@ -273,6 +275,29 @@ def test_logging_out_ends_this_session(here: Instance) -> None:
     assert not _works(here, token)
     assert _works(here, other)
     assert _refused(_mine(here, token).post("/api/chat/logout"))[1] == "token_invalid"
+
+
+def test_redis_knows_a_session_from_its_login_on(here: Instance) -> None:
+    """So that a token which was never used sends while SQL is away, of whoever has come in."""
+    device_id = str(uuid.uuid4())
+    name = _name()
+    logins = [
+        _ok(_register(here, name, device="desk")),
+        _ok(_log_in(here, name, device="phone")),
+        _ok(_log_in(here, name, device="phone")),
+        _ok(_visit(here, device_id)),
+        _ok(_visit(here, device_id)),
+    ]
+
+    last = {(claims["id"], claims["device"]): claims["sid"] for claims in map(_claims, logins)}
+
+    with closing(here.redis()) as client:
+        for (user_id, device), session_id in last.items():
+            assert client.hget(keys.sessions(user_id), device) == session_id
+
+
+def _claims(login: dict[str, Any]) -> dict[str, Any]:
+    return dict(jwt.decode(login["token"], options={"verify_signature": False}))
 
 
 def test_refreshing_renews_the_session(here: Instance) -> None:
