@@ -86,7 +86,7 @@ class UserSetInfo(Exact):
     """How a user lets others write to him and befriend him, and what the caller is to him."""
 
     id = number()
-    userset = text(description="his settings, a JSON text; empty where he has set nothing")
+    userset = text(description="his settings, a JSON text; to others `chatset` alone; empty where he has set nothing")
     invite_confirm = number(description="0: whoever wants becomes his friend; 1: he is asked")
     uuid = text()
     isgoodfriend = truth(description="whether the caller is in his list of friends")
@@ -135,6 +135,17 @@ def merge_settings(stored: str, given: dict[str, Any]) -> str:
             ),
         )
     return merged
+
+
+def settings_for_others(stored: str) -> str:
+    """Return of a user's settings what others need, which is how he lets them write to him; empty where that is not set."""
+    try:
+        settings = orjson.loads(stored or "{}")
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(settings, dict) or "chatset" not in settings:
+        return ""
+    return stored if len(settings) == 1 else orjson.dumps({"chatset": settings["chatset"]}).decode()
 
 
 def _merged(known: Any, given: dict[str, Any]) -> dict[str, Any]:

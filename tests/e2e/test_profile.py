@@ -150,6 +150,28 @@ def test_settings_are_merged_key_by_key(instance: Instance) -> None:
     }
 
 
+@pytest.mark.parametrize("stored", ["", "{broken", "[]", '{"theme":"dark"}'])
+def test_settings_without_chatset_tell_others_nothing(instance: Instance, stored: str) -> None:
+    """Which means the defaults, as for somebody who has set nothing."""
+    alice, bob = add_users(instance, 2)
+    change_user(instance, alice, userset=stored)
+
+    assert _call(instance, bob, "getUserSetInfo", userid=alice)[1]["userset"] == ""
+
+
+def test_others_see_of_settings_how_they_may_write(instance: Instance) -> None:
+    """What else one keeps there is his own; a visitor, too, needs to know no more (E23)."""
+    alice, bob = add_users(instance, 2)
+    (visitor,) = add_users(instance, role="visitor")
+    chatset = {"visitor": {"sendCount": 0, "needFollow": False}, "user": {"sendCount": 2, "needFollow": False}}
+    assert _call(instance, alice, "userset", userset={"chatset": chatset, "note": "to myself"})[0] == 200
+
+    for other in (bob, visitor):
+        shown = _call(instance, other, "getUserSetInfo", userid=alice)[1]["userset"]
+        assert json.loads(shown) == {"chatset": chatset}
+    assert _settings(instance, alice) == {"chatset": chatset, "note": "to myself"}
+
+
 @pytest.mark.parametrize(
     "given", ["not json", "[]", "12", '"text"', "{", "{}x", "[" * 2_000, '{"a":' * 500 + "1" + "}" * 500]
 )

@@ -28,6 +28,7 @@ from schemas.profile import (
     merge_settings,
     read_birthday,
     read_settings,
+    settings_for_others,
 )
 from schemas.times import utc_text
 from webapp import friend_notices
@@ -128,7 +129,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
         return ok(
             {
                 "id": person.id,
-                "userset": userset,
+                "userset": userset if person.id == caller.user_id else settings_for_others(userset),
                 "invite_confirm": person.invite_confirm,
                 "uuid": person.uuid,
                 "isgoodfriend": row is not None,
