@@ -9,7 +9,7 @@ import sys
 os.environ["PYPINYIN_NO_PHRASES"] = os.environ["PYPINYIN_NO_DICT_COPY"] = "true"
 
 if "gunicorn.arbiter" in sys.modules:
-    # Before anything else is imported (pitfall G5). Commands stay unpatched: they hold no sockets.
+    # Before anything else is imported. Commands stay unpatched: they hold no sockets.
     from gevent import monkey
 
     monkey.patch_all()

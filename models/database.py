@@ -1,7 +1,7 @@
 """The SQL database: one engine per process, a way to read and a way to write.
 
 Flask-SQLAlchemy declares the tables and serves the migrations; operations use Core connections handed to them, so that no
-session outlives the statement it was opened for (a websocket lives for days, stack-pitfalls S1).
+session outlives the statement it was opened for (a websocket lives for days).
 """
 
 from __future__ import annotations

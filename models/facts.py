@@ -95,7 +95,7 @@ class Facts:
 
 
 class FactsCache:
-    """One per worker process. Not thread-safe: a drain is the only caller."""
+    """One for each who asks: a drain, the hearers, an explanation. Not thread-safe."""
 
     def __init__(self) -> None:
         self._users: dict[int, UserFacts] = {}

@@ -75,7 +75,6 @@ class Message(Base):
     decided_at_ms: Mapped[int] = mapped_column(BigInteger)
 
 
-# The columns a redo needs: everything but what only history shows.
 _DECISION = select(Message.__table__)
 _INSERT = Prepared(insert(Message))
 _ASKED = each_text("conversations")
@@ -116,7 +115,7 @@ def load_last_seqs(connection: Connection, conversations: Sequence[str]) -> dict
 def insert_decisions(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Insert decision rows. Each row holds every column of Message.
 
-    Raises AlreadyDecided: one of the ids has a row. The transaction must be rolled back then.
+    Raises AlreadyDecided: one of the ids has a row, or a `seq` or position is taken. The transaction must be rolled back then.
     """
     try:
         _INSERT.execute(connection, rows)

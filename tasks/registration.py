@@ -1,4 +1,4 @@
-"""The Celery tasks by name. Each opens what it needs at its first run, after the worker has its process (pitfall S4)."""
+"""The Celery tasks by name. Each opens what it needs at its first run, after the worker has its process."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ limit_request_field_size = 8190  # bytes
 # a SCRIPT_NAME of his with 500.
 forwarded_allow_ips = ""
 graceful_timeout = 4
-max_requests = 0  # recycling a process would cut its sockets (pitfall G4)
-control_socket_disable = True  # no socket under the home directory (pitfall G7)
+max_requests = 0  # recycling a process would cut its sockets
+control_socket_disable = True  # no socket under the home directory
 loglevel = "warning"
 
 

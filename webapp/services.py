@@ -1,4 +1,4 @@
-"""What a web process is made of, built once at its start: store, database, registry, listener, the way to accept a send."""
+"""What all of a web process shares: Redis for its greenlets, the way to accept a request, SQL off the hub's thread."""
 
 from __future__ import annotations
 

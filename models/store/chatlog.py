@@ -1,6 +1,6 @@
 """Chat logs: the newest messages of each conversation, hot in Redis; what is older is read from SQL.
 
-A one-to-one log is kept per owner, as he may see it (`inbox.Appends` writes it with the inbox). A group has one log (B9);
+A one-to-one log is kept per owner, as he may see it (`inbox.append_command` writes it with the inbox). A group has one log (B9);
 inbox entries refer to it by seq.
 """
 

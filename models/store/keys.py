@@ -23,7 +23,7 @@ def dead_entries(user_id: int) -> str:
 
 
 def doorbell(shard: int) -> str:
-    """Channel: tells the drain that holds a shard that something was accepted for it."""
+    """Channel: tells the drain that holds a shard what was accepted for it."""
     return f"doorbell:{{s{shard}}}"
 
 

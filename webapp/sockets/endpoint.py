@@ -64,7 +64,7 @@ def add_route(
             log.warning("socket_refused", reason="unavailable", error=str(error))
             _send_away(transport, protocol)
         except Exception:
-            # The handshake is done: an HTTP answer would be bytes in the middle of frames (pitfall F12).
+            # The handshake is done: an HTTP answer would be bytes in the middle of frames.
             log.exception("socket_dropped")
             _send_away(transport, protocol)
 

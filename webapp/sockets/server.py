@@ -2,7 +2,7 @@
 
 flask-sock's own keeps a second greenlet, a wsproto machine and Flask's request context for the life of each socket: 44 KB.
 Ours answers the handshake, lets the view refuse or take the transport over, and is then done with the request
-(decision 0003). Compression is never negotiated: it would cost 92 KB per connection (pitfall F4).
+(decision 0003). Compression is never negotiated: it would cost 92 KB per connection.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class ProtocolError(Exception):
 
 
 class Received(NamedTuple):
-    """A whole message or a control frame. Text is valid UTF-8 already decoded to bytes for binary frames too."""
+    """A whole message or a control frame. A text's payload is valid UTF-8; both kinds stay bytes."""
 
     opcode: int
     payload: bytes

@@ -1,7 +1,7 @@
 -- Append the entries of one shard to one user: his inbox, and the log of the conversation each belongs to.
 -- Nothing happens while the user has no epoch (Redis lost his data): the caller rebuilds it first. An entry whose
 -- position is not above the newest applied of its shard was applied by an earlier try and is left out.
--- KEYS[1] cursor hash: next, base, epoch, s:<shard> newest shard_seq applied, d:<device> acknowledged cursor, v:<device>
+-- KEYS[1] cursor hash: next, base, epoch, s:<shard> newest shard_seq applied, d:<device> acknowledged cursor, v:<device>:<shard>
 -- KEYS[2] inbox list, oldest first; KEYS[3] online hash; KEYS[4..] chat log lists
 -- ARGV[1] shard; ARGV[2] most inbox entries; ARGV[3] most log entries; then per entry, in order of position:
 --   position, head of the inbox entry, body, number of its log in KEYS (0 = none)
