@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from models.profiles import UserInfo
+from models.sessions import ChatSession
 from models.store import keys
 from models.users import User
 from schemas.accounts import ACCOUNT, visitor_signature
@@ -31,6 +32,7 @@ Answer = tuple[int, Any]
 
 _PARALLEL = 12
 _PASSWORD = "secret-1"
+_LONG_SECONDS = 2_000_000  # a session lasts 2,592,000
 
 
 @pytest.fixture(scope="module")
@@ -300,9 +302,26 @@ def _claims(login: dict[str, Any]) -> dict[str, Any]:
     return dict(jwt.decode(login["token"], options={"verify_signature": False}))
 
 
+def _nearly_over(instance: Instance, token: str) -> str:
+    """Let a session end in a minute, and return a token that does."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    claims["exp"] = int(time.time()) + 60
+    with writing(instance) as connection:
+        mine = ChatSession.session_id == claims["sid"]
+        connection.execute(update(ChatSession).where(mine).values(expires_at_ms=claims["exp"] * 1_000))
+    return jwt.encode(claims, (instance.data_dir / "jwt_secret").read_text().strip(), algorithm="HS256")
+
+
+def _session_ends_at(instance: Instance, claims: dict[str, Any]) -> float:
+    """Return when a token's session ends, in seconds since 1970."""
+    with writing(instance) as connection:
+        mine = ChatSession.session_id == claims["sid"]
+        return float(connection.execute(select(ChatSession.expires_at_ms).where(mine)).scalar_one()) / 1_000
+
+
 def test_refreshing_renews_the_session(here: Instance) -> None:
-    """It answers like a login; the sockets of the device stay open, and both tokens name the same session."""
-    token = _ok(_register(here, _name(), device="desk"))["token"]
+    """It lasts as long as a new one, and answers like a login; the sockets of the device stay open, and it is the same session."""
+    token = _nearly_over(here, _ok(_register(here, _name(), device="desk"))["token"])
     with ChatSocket(here.base, token, 2) as socket:
         socket.wait_for(lambda frame: frame.data.get("type") == "hello")
 
@@ -313,6 +332,8 @@ def test_refreshing_renews_the_session(here: Instance) -> None:
         before, after = (jwt.decode(each, options={"verify_signature": False}) for each in (token, account["token"]))
         assert (after["sid"], after["device"]) == (before["sid"], "desk")
         assert after["exp"] > before["exp"]
+        assert after["exp"] - time.time() > _LONG_SECONDS
+        assert _session_ends_at(here, after) - time.time() > _LONG_SECONDS
         assert not socket.has_ended_within(0.5)
 
 
