@@ -347,6 +347,13 @@ def test_an_ended_session_cannot_be_refreshed(here: Instance) -> None:
     assert _refused(_mine(here, old).post("/api/chat/refresh"))[1] == "token_invalid"
     assert _works(here, token)
 
+    chief = _name()
+    administrator = _ok(_register(here, chief))["token"]
+    here.run_flask("admin", "grant", chief)
+    assert _mine(here, administrator).post(f"/api/admin/users/{account['id']}/status", {"status": 0})[0] == 200
+    disabled = (400, "user_disabled", "当前用户不存在或者已被禁用")
+    assert _refused(_mine(here, token).post("/api/chat/refresh")) == disabled
+
 
 def test_a_new_password_ends_the_other_devices(here: Instance) -> None:
     """It has 6 to 20 signs like the first one, and the session that set it goes on (E18)."""
