@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import socket
 import threading
@@ -407,6 +408,60 @@ def test_a_device_is_one_visitor(here: Instance) -> None:
     )
     assert _mine(here, second["token"]).post("/api/chat/logout") == (200, {"msg": "ok", "data": True})
     assert not _works(here, second["token"])
+
+
+# Contract section 3: ORIG 1.5's list, and what is new; uploads are to come.
+_VISITORS_ROUTES = {
+    "POST /api/chat/socket/sendmessage",
+    "POST /api/chat/chatGetmessageOffLine",
+    "GET /api/chat/grouplist/{page}",
+    "GET /api/chat/groupinfo/{id}",
+    "POST /api/chat/groupnickname",
+    "POST /api/chat/groupDeleteOrQuit",
+    "GET /api/chat/groupQrcode/{id}",
+    "POST /api/chat/revokeMessage",
+    "POST /api/chat/updateUserinfo",
+    "POST /api/chat/groupInviteUser",
+    "POST /api/chat/getUserSetInfo",
+    "POST /api/chat/applyfriend",
+    "POST /api/chat/autoAddFriendAndAgree",
+    "POST /api/chat/ismygoodfriend/{id}",
+    "POST /api/chat/userset",
+    "POST /api/chat/deletegoodfriend/{id}",
+    "POST /api/chat/ticket",
+    "POST /api/chat/refresh",
+    "POST /api/chat/logout",
+    "GET /api/chat/history",
+    "GET /api/chat/conversations",
+    "POST /api/chat/read",
+    "GET /api/chat/messages/{message_id}",
+    "POST /api/chat/block/{user_id}",
+    "GET /api/chat/requests",
+    "POST /api/chat/requests/{user_id}",
+}
+
+
+def test_a_visitor_may_call_what_the_contract_lists(here: Instance) -> None:
+    """Every route says for itself whether visitors may call it, by its path and method and not by a beginning (E17)."""
+    described = _mine(here, "").get("/openapi.json")[1]["paths"]
+    routes = [(method.upper(), path) for path, item in described.items() for method in item]
+    token = _ok(_visit(here, str(uuid.uuid4())))["token"]
+    codes: dict[str, str] = {}
+
+    # Logging out ends the session, so it comes last.
+    for method, path in sorted(routes, key=lambda route: route[1].endswith("/logout")):
+        if path.startswith("/api/"):
+            body: dict[str, Any] | None = {} if method == "POST" else None
+            answer = _mine(here, token).call(method, re.sub(r"{\w+}", "1", path), body)
+            codes[f"{method} {path}"] = str(answer[1].get("code", "ok"))
+
+    of_users = {route: code for route, code in codes.items() if route.split()[1].startswith("/api/chat/")}
+    assert len(of_users) > len(_VISITORS_ROUTES)
+    assert {route for route, code in of_users.items() if code != "visitors_excluded"} == _VISITORS_ROUTES
+    assert not {"token_missing", "token_invalid", "unavailable"} & set(of_users.values())
+    of_others = {route: code for route, code in codes.items() if route.split()[1].startswith("/api/admin/")}
+    assert of_others.pop("POST /api/admin/tokens") == "server_key_invalid"
+    assert set(of_others.values()) == {"not_found"}
 
 
 def test_a_visitors_route_wants_its_signature(here: Instance) -> None:
