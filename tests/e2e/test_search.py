@@ -235,12 +235,18 @@ def test_what_one_cannot_see_cannot_be_forwarded(instance: Instance) -> None:
     recall = {"id": recalled, "chatType": "single", "to_id": friend}
     status, body = _client(instance, me).post("/api/chat/revokeMessage", recall)
     assert status == 200, body
+    with open_socket(instance, friend, 2) as socket:
+        assert _client(instance, stranger).post("/api/chat/applyfriend", {"friend_id": friend})[0] == 200
+        told = socket.wait_for(lambda frame: f"redirect-applyFriend-{stranger}" in json.dumps(frame.data))
+    notice = told.data["data"]["id"]
 
     for user_id, message_id in (
         (stranger, theirs),
         (late, early),
         (me, recalled),
         (friend, recalled),
+        (friend, notice),
+        (stranger, notice),
         (me, str(uuid.uuid4())),
     ):
         status, body = _forward(_client(instance, user_id), message_id, [("single", friend)])
