@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from models.friendships import Friendship
 from models.groups import Group, GroupMember
@@ -243,7 +243,10 @@ def test_my_groups_come_in_pages(instance: Instance) -> None:
 
 
 def test_a_group_is_renamed_and_announces(instance: Instance, connect: Callable[[int], ChatSocket]) -> None:
-    """Members are told of the new name and announcement, from the owner as he appears in the group; applicants are not."""
+    """Members are told of the new name and announcement, from the owner as he appears in the group; applicants are not.
+
+    Where there is nobody to tell them, because the owner's membership is gone, nothing is saved (F14).
+    """
     owner, member, waiting = add_users(instance, 3)
     group_id = make_group(instance, owner, [member, waiting])
     set_membership(instance, group_id, waiting, 2)
@@ -259,6 +262,16 @@ def test_a_group_is_renamed_and_announces(instance: Instance, connect: Callable[
     _ok(_post(instance, owner, "groupAgreeOrNo", group_id=group_id, user_id=waiting, type="agree"))
     _told(w, f"[用户{waiting}] 加入了群聊")
     assert not [text for text in _texts(w) if "公告" in text or "修改" in text]
+
+    with writing(instance) as connection:
+        mine = (GroupMember.group_id == group_id, GroupMember.user_id == owner)
+        connection.execute(delete(GroupMember).where(*mine))
+    _refused(
+        _post(instance, owner, "groupUpdateName", id=group_id, name="没人听"), "owner_not_member", "无法通知群成员"
+    )
+    _refused(_post(instance, owner, "groupremark", id=group_id, remark="没人听"), "owner_not_member", "无法通知群成员")
+    group = _ok(_get(instance, member, f"groupinfo/{group_id}"))
+    assert (group["name"], group["remark"]) == ("新名", "开会")
 
 
 def test_members_are_not_owners(instance: Instance) -> None:
