@@ -717,10 +717,14 @@ def test_a_heartbeat_with_an_expired_token_says_so(instance: Instance, friends: 
         assert socket.frames[-1].data == {"msg": "fail", "data": "token 已过期", "code": "token_expired"}
 
 
-def test_keys_are_where_the_tests_look(instance: Instance, friends: tuple[int, int]) -> None:
-    """The inbox of a user who has read everything is empty in Redis."""
-    empty_inbox(instance, friends[0])
+def test_keys_are_where_the_tests_look(instance: Instance) -> None:
+    """The inbox of a user holds what he has not read, and is empty in Redis when he has."""
+    sender_id, reader_id = add_friends(instance)
+    empty_inbox(instance, reader_id)
+    assert HttpClient(instance.base, instance.tokens[sender_id]).send(reader_id, "hello")[0] == 200
+
     with instance.redis() as client:
-        devices = [name for name in client.hkeys(keys.cursor(friends[0])) if name.startswith("d:")]
-        if devices == ["d:default"]:
-            assert client.llen(keys.inbox(friends[0])) == 0
+        assert client.llen(keys.inbox(reader_id)) == 1
+        empty_inbox(instance, reader_id)
+        assert [name for name in client.hkeys(keys.cursor(reader_id)) if name.startswith("d:")] == ["d:default"]
+        assert client.llen(keys.inbox(reader_id)) == 0
