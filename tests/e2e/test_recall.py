@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from models.requests import conversation_key, recall_id
 from models.store import keys
 from tests.support.acting import add_friends, empty_inbox, open_socket, show_marker, start_session
 from tests.support.client import ChatSocket, HttpClient, message_text
@@ -210,13 +211,21 @@ def test_recalling_twice_is_one_recall(instance: Instance, friends: tuple[int, i
 
 def test_a_recall_cannot_be_recalled(instance: Instance, friends: tuple[int, int]) -> None:
     """A refused message, and a recall itself, are no messages that could be recalled."""
-    sender_id, _ = friends
+    sender_id, recipient_id = friends
     client = HttpClient(instance.base, instance.tokens[sender_id])
     refused_id = client.send(999_999, "x", respond_async=True)[1]["data"]["id"]
     assert wait_until(lambda: client.get(f"/api/chat/messages/{refused_id}")[1]["data"]["status"] == "refused", 5.0)
 
     refused = {"id": refused_id, "to_id": 999_999, "chatType": "single", "create_time": 0}
     assert _recall(instance, sender_id, refused)[1]["code"] == "message_not_found"
+
+    message = _send(instance, sender_id, recipient_id)
+    assert _recall(instance, sender_id, message)[0] == 200
+    own_id = recall_id(sender_id, conversation_key("single", sender_id, recipient_id), message["id"])
+    with closing(sqlite3.connect(instance.data_dir / "hongyan.db", timeout=10.0)) as database:
+        stands = "SELECT kind, verdict FROM message WHERE id = ?"
+        assert database.execute(stands, (own_id,)).fetchall() == [("recall", "stored")]
+    assert _recall(instance, sender_id, message | {"id": own_id})[1]["code"] == "message_not_found"
 
 
 def test_other_devices_of_the_sender_are_told(instance: Instance, friends: tuple[int, int]) -> None:
