@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import ValidationError, fields
 
+from schemas.answers import Exact, many, number, one_of, text
 from schemas.params import Fault, IntParam, Params, TextParam, as_text
 
 _MAX_ROW_IDS = 10_000  # of one request; groups are smaller, and each id is looked at
@@ -122,64 +123,59 @@ QRCODE_PARAMS = QrcodeParams()
 GROUP_MUTE_PARAMS = GroupMuteParams()
 
 
-class _Answer(Schema):
-    class Meta:
-        unknown = RAISE
-
-
-class MyMembership(_Answer):
-    group_id = fields.Integer(required=True)
-    user_id = fields.Integer(required=True)
-    nickname = fields.String(required=True)
-    avatar = fields.String(required=True)
+class MyMembership(Exact):
+    group_id = number()
+    user_id = number()
+    nickname = text()
+    avatar = text()
 
 
 class MemberAnswer(MyMembership):
-    id = fields.Integer(required=True)
-    status = fields.Integer(required=True)
-    order = fields.Integer(required=True)
+    id = number()
+    status = number()
+    order = number()
 
 
-class OwnerAnswer(_Answer):
-    id = fields.Integer(required=True)
-    username = fields.String(required=True)
-    avatar = fields.String(required=True)
-    nickname = fields.String(required=True)
-    uuid = fields.String(required=True)
-    role = fields.String(required=True)
+class OwnerAnswer(Exact):
+    id = number()
+    username = text()
+    avatar = text()
+    nickname = text()
+    uuid = text()
+    role = text()
 
 
-class SummaryAnswer(_Answer):
+class SummaryAnswer(Exact):
     """A group as those see it who are not in it (F17)."""
 
-    id = fields.Integer(required=True)
-    uuid = fields.String(required=True)
-    user_id = fields.Integer(required=True)
-    name = fields.String(required=True)
-    avatar = fields.String(required=True)
-    remark = fields.String(required=True)
-    invite_confirm = fields.Integer(required=True)
-    member_count = fields.Integer(required=True)
+    id = number()
+    uuid = text()
+    user_id = number()
+    name = text()
+    avatar = text()
+    remark = text()
+    invite_confirm = number()
+    member_count = number()
 
 
-class GroupAnswer(_Answer):
+class GroupAnswer(Exact):
     """A group's row. Times: `create_time` is the server's local time, `update_time` ISO 8601 in UTC (ORIG 1.1)."""
 
-    id = fields.Integer(required=True)
-    uuid = fields.String(required=True)
-    user_id = fields.Integer(required=True)
-    name = fields.String(required=True)
-    avatar = fields.String(required=True)
-    remark = fields.String(required=True)
-    invite_confirm = fields.Integer(required=True)
-    status = fields.Integer(required=True)
-    order = fields.Integer(required=True)
-    create_time = fields.String(required=True)
-    update_time = fields.String(required=True)
+    id = number()
+    uuid = text()
+    user_id = number()
+    name = text()
+    avatar = text()
+    remark = text()
+    invite_confirm = number()
+    status = number()
+    order = number()
+    create_time = text()
+    update_time = text()
 
 
 class ListedGroup(GroupAnswer):
-    group_users = fields.List(fields.Nested(MyMembership), required=True)
+    group_users = many(MyMembership)
 
 
 class GroupInfo(SummaryAnswer):
@@ -193,7 +189,7 @@ class GroupInfo(SummaryAnswer):
     group_users = fields.List(fields.Nested(MemberAnswer))
 
 
-LISTED_GROUPS = fields.List(fields.Nested(ListedGroup), required=True)
+LISTED_GROUPS = many(ListedGroup)
 GROUP_INFO = GroupInfo()
 JOINED, WAITING = "加群成功", "等待群主同意"
-JOINED_OR_WAITING = fields.String(required=True, validate=validate.OneOf([JOINED, WAITING]))
+JOINED_OR_WAITING = one_of(JOINED, WAITING)

@@ -10,7 +10,7 @@ from typing import Any
 from models import notices
 from models.requests import Request, conversation_key
 from models.users import Person
-from webapp.sockets.greetings import encode
+from webapp.uri import encode_uri_component
 
 _NOW_FRIENDS = "我们已经是好友了，可以开始聊天了"
 
@@ -30,8 +30,8 @@ def application(applicant: Person, target: Person, media_url: str) -> Request:
 
 def new_avatar(user: Person, avatar: str) -> Request:
     """Tell a user's devices that his avatar is another one."""
-    back_to = f"&redirectUrl={encode('/pages/xiaoxi/xiaoxi')}&redirectType=switchTab"
-    url = f"/pages/setpageInfo/setpageInfo?action=userinfoSet&title={encode('账号信息设置')}{back_to}"
+    back_to = f"&redirectUrl={encode_uri_component('/pages/xiaoxi/xiaoxi')}&redirectType=switchTab"
+    url = f"/pages/setpageInfo/setpageInfo?action=userinfoSet&title={encode_uri_component('账号信息设置')}{back_to}"
     return _page_notice(
         "userInfoSet",
         about=user,

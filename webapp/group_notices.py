@@ -15,7 +15,7 @@ from models import notices
 from models.groups import Summary
 from models.memberships import Change, Joining, Leaving, Person
 from models.requests import Request, conversation_key
-from webapp.sockets.greetings import encode
+from webapp.uri import encode_uri_component
 
 _SETTINGS_PAGE = "/pages/setpageInfo/setpageInfo"
 
@@ -121,7 +121,9 @@ class GroupNotices:
             "applyUseravatar": joiner.avatar or self._user_icon,
             "applydesc": orjson.dumps(description).decode(),
         }
-        url = f"{_SETTINGS_PAGE}?action=applyAddGroup" + "".join(f"&{k}={encode(str(v))}" for k, v in query.items())
+        url = f"{_SETTINGS_PAGE}?action=applyAddGroup" + "".join(
+            f"&{k}={encode_uri_component(str(v))}" for k, v in query.items()
+        )
         fields = {
             **_notice(group, f"请处理申请 {prefix}[{joiner.name}] 加入了群[{group.name}]"),
             "from_avatar": self._group_icon,

@@ -70,7 +70,7 @@ class Logins:
                 begun = offload(self._database, self._begin, enter, session_id, role, device, leaving)
                 break
             except sessions.TooManyDevices as full:
-                leaving.append(self._session_ends.least_recent(full.user_id, full.devices))
+                leaving.append(self._devices.least_recent(full.user_id, full.devices))
         for ended in begun.ended:
             self._session_ends.end(begun.user_id, ended, "relogin")
         login = self._answer(begun.account, session_id, role, device)

@@ -11,7 +11,7 @@ import orjson
 import segno
 
 from webapp.origins import normal_origin
-from webapp.sockets.greetings import encode
+from webapp.uri import encode_uri_component
 
 _PAGE = "/pages/setpageInfo/setpageInfo"
 # No query, fragment, user or blanks: what is put behind it must stay the path of this very page.
@@ -32,9 +32,9 @@ def is_allowed(address: str, allowed_origins: Sequence[str], own_host: str) -> b
 def link(address: str, chat_type: Literal["single", "group"], subject_id: int, name: str, avatar: str) -> str:
     """Give the link that opens the page where one joins the group or befriends the user."""
     title = "群介绍" if chat_type == "group" else f"加用户[{name}]为好友"
-    query = f"action=autoAddGroup&title={encode(title)}&id={subject_id}&chatType={chat_type}&name={encode(name)}"
+    query = f"action=autoAddGroup&title={encode_uri_component(title)}&id={subject_id}&chatType={chat_type}&name={encode_uri_component(name)}"
     found = f"{address}#{_PAGE}?{query}"
-    with_avatar = f"{found}&avatar={encode(avatar)}"
+    with_avatar = f"{found}&avatar={encode_uri_component(avatar)}"
     return with_avatar if avatar and len(with_avatar) <= _MAX_LINK else found
 
 

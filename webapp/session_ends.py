@@ -42,10 +42,6 @@ class SessionEnds:
         self._end(user_id, sessions.end_all_command(user_id, but_device), cause)
         self._forget_devices(user_id, None)
 
-    def least_recent(self, user_id: int, devices: Sequence[str]) -> str:
-        """Return which of the devices was seen least recently. Raises StoreUnavailable."""
-        return self._devices.least_recent(user_id, devices)
-
     def _end(self, user_id: int, command: Command, cause: Cause) -> None:
         try:
             ended = sessions.parse_ended(self._store.call(command))

@@ -16,11 +16,11 @@ import gevent
 import structlog
 
 from models.errors import ModelError
+from models.store.counters import Rate
 from models.store.inbox import Page
 from schemas import frames
 from webapp.counts import counts
 from webapp.sockets.closing import CloseCode
-from webapp.sockets.frame_rate import FrameRate
 from webapp.sockets.noted import Unacknowledged
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import FrameReader, Opcode, ProtocolError, close_code, encode_close, encode_frame
@@ -103,7 +103,7 @@ class Connection:
         frame_max_bytes: int,
         language: str = "zh",
         expires_at: float = math.inf,
-        frame_rate: FrameRate | None = None,
+        frame_rate: Rate | None = None,
     ) -> None:
         self._office = office
         self.transport = transport
@@ -441,8 +441,8 @@ class Connection:
             return True
         now = time.monotonic()
         if now >= self._frames_until:
-            self._frames_left, seconds = self._frame_rate
-            self._frames_until = now + seconds
+            self._frames_left = self._frame_rate.most
+            self._frames_until = now + self._frame_rate.window_ms / 1000
         self._frames_left -= 1
         return self._frames_left >= 0
 

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 from sqlalchemy import Connection
@@ -18,6 +17,7 @@ from sqlalchemy import Connection
 from models import users
 from models.users import Profile
 from schemas import frames
+from webapp.uri import encode_uri_component
 
 _SETTINGS_PAGE = "/pages/setpageInfo/setpageInfo"
 
@@ -77,28 +77,29 @@ def _for_user(profile: Profile, media_url: str) -> Iterator[_Notice]:
             f"{media_url}img/friendList.png",
             "/pages/friendsList/friendsList",
         )
-    back_to = f"&redirectUrl={encode('/pages/wode/wode')}&redirectType=switchTab"
+    back_to = f"&redirectUrl={encode_uri_component('/pages/wode/wode')}&redirectType=switchTab"
     yield _Notice(
         "userInfoSet",
         "头像设置",
         "不满意你的头像可以更换",
         profile.avatar,
-        f"{_SETTINGS_PAGE}?action=userinfoSet&title={encode('账号信息设置')}{back_to}",
+        f"{_SETTINGS_PAGE}?action=userinfoSet&title={encode_uri_component('账号信息设置')}{back_to}",
     )
     yield _Notice(
         "whoCanChatMe",
         "谁可以和我聊天",
         "设置聊天对象",
         f"{media_url}img/whoCanChatMe.png",
-        f"{_SETTINGS_PAGE}?action=chatset&title={encode('谁可以和我聊天')}",
+        f"{_SETTINGS_PAGE}?action=chatset&title={encode_uri_component('谁可以和我聊天')}",
     )
-    me = f"&id={profile.id}&name={encode(profile.name)}&avatar={encode(profile.avatar)}&chatType=single"
+    name, avatar = encode_uri_component(profile.name), encode_uri_component(profile.avatar)
+    me = f"&id={profile.id}&name={name}&avatar={avatar}&chatType=single"
     yield _Notice(
         "myQrcode",
         "我的二维码",
         "展示给别人加你为好友",
         f"{media_url}img/myQrcode1.png",
-        f"{_SETTINGS_PAGE}?action=groupQrcode&title={encode('我的二维码')}{me}",
+        f"{_SETTINGS_PAGE}?action=groupQrcode&title={encode_uri_component('我的二维码')}{me}",
     )
     yield _Notice("search", "搜索加好友", "搜索账号加好友或聊天", f"{media_url}img/search.png", "/pages/search/search")
 
@@ -109,7 +110,7 @@ def _groups(media_url: str) -> _Notice:
         "我的群聊",
         "可查看我加入的群聊列表",
         f"{media_url}img/grouplist.png",
-        f"/pages/applyMyfriend/applyMyfriend?action=grouplist&title={encode('我的群聊列表')}",
+        f"/pages/applyMyfriend/applyMyfriend?action=grouplist&title={encode_uri_component('我的群聊列表')}",
     )
 
 
@@ -133,8 +134,3 @@ def _message(notice: _Notice, profile: Profile, now_ms: int) -> dict[str, Any]:
         "group": {},
         "msgidKey": notice_id,
     }
-
-
-def encode(text: str) -> str:
-    """Percent-encode as JavaScript's encodeURIComponent does, which built the original's links."""
-    return quote(text, safe="!~*'()")

@@ -21,6 +21,7 @@ from models import messages, users
 from models.database import Database
 from models.errors import DatabaseUnavailable, ModelError, StoreUnavailable
 from models.store import bus, chatlog, inbox, presence, sessions
+from models.store.counters import parse_rate
 from models.store.inbox import Entry, Page
 from schemas import frames
 from settings import Settings
@@ -30,8 +31,8 @@ from webapp.devices import Devices
 from webapp.services import Redis, offload
 from webapp.session_ends import Cause
 from webapp.sockets.closing import CloseCode
+from webapp.sockets.connect_rate import ConnectRate
 from webapp.sockets.connection import Connection, now_ms
-from webapp.sockets.frame_rate import ConnectRate, parse_frame_rate
 from webapp.sockets.greetings import forced_logout_frame, greeting_frames
 from webapp.sockets.registry import Registry
 from webapp.sockets.transport import Transport
@@ -97,8 +98,8 @@ class SocketOffice:
         self._database = database
         self._devices = devices
         devices.on_new = self._checkpoint_soon
-        self._frame_rate = parse_frame_rate(settings.rate_limit_frames)
-        self._connect_rate = ConnectRate(parse_frame_rate(settings.rate_limit_connects))
+        self._frame_rate = parse_rate(settings.rate_limit_frames)
+        self._connect_rate = ConnectRate(parse_rate(settings.rate_limit_connects))
         self.receive = receive
         self._acknowledged: set[Connection] = set()  # positions that rose, not yet told to Redis
         self._has_acknowledged = Event()
