@@ -385,7 +385,7 @@ MUTANTS = (
         "socket-outlives-session",
         "G8: the sockets of a session that has ended stay open",
         "webapp/sockets/office.py",
-        "            gevent.spawn(self._end_session, connection, cast(Cause, order.what))",
+        "            gevent.spawn(self.sessions.end, connection, cast(Cause, order.what))",
         "            pass",
         ("tests/e2e/test_session_ends.py::test_a_session_that_ends_loses_its_sockets",),
     ),

@@ -25,7 +25,7 @@ def _renew(rig: Rig) -> None:
 
 
 def _check_sessions(rig: Rig) -> None:
-    rig.web.office._check_sessions()
+    rig.web.office.sessions.check_all()
     rig.web.let_run()
 
 

@@ -27,7 +27,7 @@ def _connect(rig: Rig, device: str, protocol: int) -> Socket:
 
 
 def _check(rig: Rig) -> None:
-    rig.web.office._check_sessions()
+    rig.web.office.sessions.check_all()
     rig.web.let_run()
 
 
@@ -83,7 +83,7 @@ def test_a_late_end_spares_the_newer_session(rig: Rig) -> None:
     socket = _connect(rig, "a", 2)
     order: Any = next(iter(rig.web.registry))
 
-    rig.web.office._end_session(order, "relogin")
+    rig.web.office.sessions.end(order, "relogin")
     rig.web.let_run()
 
     assert socket.close_code is None
@@ -95,17 +95,17 @@ def test_a_socket_ends_with_its_session(rig: Rig, protocol: int) -> None:
     socket = _connect(rig, "a", protocol)
     connection = rig.web.connection_of(socket)
     assert connection is not None
-    connection.expires_at = rig.web.office._expires_next = time.time() - 1
+    connection.expires_at = rig.web.office.sessions._expires_next = time.time() - 1
     with rig.database.writing() as sql:
         sql.execute(update(ChatSession).values(expires_at_ms=(time.time() + 60) * 1000))
 
-    rig.web.office._end_expired()
+    rig.web.office.sessions.end_expired()
     assert socket.is_open
 
-    connection.expires_at = rig.web.office._expires_next = time.time() - 1
+    connection.expires_at = rig.web.office.sessions._expires_next = time.time() - 1
     with rig.database.writing() as sql:
         sql.execute(update(ChatSession).values(expires_at_ms=(time.time() - 1) * 1000))
-    rig.web.office._end_expired()
+    rig.web.office.sessions.end_expired()
     assert socket.close_code == (1000 if protocol == 1 else 4401)
 
 

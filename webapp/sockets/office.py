@@ -6,7 +6,6 @@ It brings together what one connection must not know: the store, the database, t
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +16,10 @@ import gevent
 import structlog
 from gevent.event import Event
 
-from models import messages, users
+from models import messages
 from models.database import Database
 from models.errors import DatabaseUnavailable, ModelError, StoreUnavailable
-from models.store import bus, chatlog, inbox, presence, sessions
+from models.store import bus, chatlog, inbox, presence
 from models.store.counters import parse_rate
 from models.store.inbox import Entry, Page
 from schemas import frames
@@ -33,8 +32,9 @@ from webapp.session_ends import Cause
 from webapp.sockets.closing import CloseCode
 from webapp.sockets.connect_rate import ConnectRate
 from webapp.sockets.connection import Connection, now_ms
-from webapp.sockets.greetings import forced_logout_frame, greeting_frames
+from webapp.sockets.greetings import greeting_frames
 from webapp.sockets.registry import Registry
+from webapp.sockets.session_watch import SessionWatch
 from webapp.sockets.transport import Transport
 from webapp.sockets.wire import encode_frame
 
@@ -52,7 +52,6 @@ _RESUMED_ENTRIES = 500
 _EAGER_CONNECTS = 4  # of a user in one window of RATE_LIMIT_CONNECTS
 _CALM_SECONDS = 1.0  # beyond which his inbox is read so much later
 _CONNECT_TRIES = 4  # each of the reasons to try again is met once
-_SESSIONS_PER_TRIP = 200
 _MESSAGES_PER_QUERY = 500
 
 
@@ -98,6 +97,7 @@ class SocketOffice:
         self._database = database
         self._devices = devices
         devices.on_new = self._checkpoint_soon
+        self.sessions = SessionWatch(registry, store, database, devices, settings.media_url, self._register_again)
         self._frame_rate = parse_rate(settings.rate_limit_frames)
         self._connect_rate = ConnectRate(parse_rate(settings.rate_limit_connects))
         self.receive = receive
@@ -105,7 +105,6 @@ class SocketOffice:
         self._has_acknowledged = Event()
         self._unpinged: set[Connection] = set()  # have written what no ping covers yet
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
-        self._expires_next = math.inf  # before then no connection's token expires
         # Processes that did not listen when they were looked at last, for whom each of the two looks for.
         self._silent_ahead: set[str] = set()
         self._silent_beside: set[str] = set()
@@ -122,8 +121,8 @@ class SocketOffice:
             (self._ping_waiting, _PING_SECONDS),
             (self._checkpoint, _CHECKPOINT_SECONDS),
             (self._renew_presence, _PRESENCE_SECONDS),
-            (self._check_sessions, _PRESENCE_SECONDS),
-            (self._end_expired, _EXPIRY_SECONDS),
+            (self.sessions.check_all, _PRESENCE_SECONDS),
+            (self.sessions.end_expired, _EXPIRY_SECONDS),
             (self._revive_orphans, _ORPHANS_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
@@ -180,7 +179,7 @@ class SocketOffice:
             self.closed(connection)
             raise
         connection.begin(connected.epoch, connected.acknowledged, start, connected.newest, opening)
-        self._expires_next = min(self._expires_next, connection.expires_at)
+        self.sessions.expect(connection.expires_at)
         for follow in self.on_open:
             follow(connection)
         if resume is not None and not gaps:
@@ -254,18 +253,9 @@ class SocketOffice:
                 if not self._forget_dead(user_id):
                     counts.bounds["SOCKETS_PER_USER"] += 1
                     raise ConnectionRefused("too_many_connections")
-            elif not self._stands(connection):
+            elif not self.sessions.stands(connection):
                 raise ConnectionRefused("token_invalid")
         raise StoreUnavailable("what a connection needs does not stand still")
-
-    def _stands(self, connection: Connection) -> bool:
-        """Ask SQL whether the connection's session is its device's, and let Redis know again if it is."""
-        user_id, device = connection.user_id, connection.device
-        _, generation = sessions.parse_held(self._store.call(sessions.read_command(user_id, device)))
-        if self._devices.session_id(user_id, device) != connection.session_id:
-            return False
-        self._store.call(sessions.remember_command(user_id, device, generation, connection.session_id))
-        return True
 
     def _forget_dead(self, user_id: int) -> bool:
         """Forget the user's connections that processes have left behind which do not listen any more. False: none has."""
@@ -334,7 +324,7 @@ class SocketOffice:
         if order.what == "revive":
             gevent.spawn(self._revive, connection)
         elif order.what != "replace":
-            gevent.spawn(self._end_session, connection, cast(Cause, order.what))
+            gevent.spawn(self.sessions.end, connection, cast(Cause, order.what))
         elif connection.protocol == 2:
             connection.end(CloseCode.REPLACED)
         else:
@@ -357,69 +347,11 @@ class SocketOffice:
         else:
             connection.leave(CloseCode.RESTARTING)
 
-    # Sessions
-
-    def _end_session(self, connection: Connection, cause: Cause) -> None:
-        """Close a socket whose session is over."""
-        try:
-            if cause != "disabled" and self._stands(connection):
-                return  # what was ended was an older session than this one
-        except ModelError as error:
-            # Fails closed: somebody has said that it is over. The client finds out when it comes back.
-            log.warning("session_end_unchecked", user_id=connection.user_id, error=str(error))
-        self._close_ended(connection, cause)
-
-    def _close_ended(self, connection: Connection, cause: Cause) -> None:
-        if cause == "relogin":
-            self._write_forced_logout(connection)
-        log.info("socket_session_ended", user_id=connection.user_id, connection=connection.name, cause=cause)
-        connection.end(CloseCode.DISABLED if cause == "disabled" else CloseCode.SESSION_ENDED)
-
-    def _write_forced_logout(self, connection: Connection) -> None:
-        def load() -> bytes | None:
-            with self._database.reading() as reading:
-                return forced_logout_frame(reading, connection.user_id, self._settings.media_url)
-
-        try:
-            notice = offload(self._database, load)
-        except DatabaseUnavailable as error:
-            log.warning("forced_logout_notice_left_out", user_id=connection.user_id, error=str(error))
-            return
-        if notice is not None:
-            connection.send_text(notice)
-
-    def _check_sessions(self) -> None:
-        """End the local connections whose session is over though nobody told us: a lost publication must not last."""
-        open_ones = [connection for connection in self._registry if connection.epoch]
-        for start in range(0, len(open_ones), _SESSIONS_PER_TRIP):
-            some = open_ones[start : start + _SESSIONS_PER_TRIP]
-            reads = [sessions.read_command(connection.user_id, connection.device) for connection in some]
-            places = [presence.find_command(connection.user_id, connection.device) for connection in some]
-            answers = self._store.call_all(reads + places)
-            for connection, held, place in zip(some, answers[: len(some)], answers[len(some) :], strict=True):
-                if sessions.parse_held(held)[0] != connection.session_id:
-                    self._check_session(connection)
-                elif connection.protocol == 2 and place and connection.name not in place.decode().split():
-                    connection.end(CloseCode.REPLACED)
-                elif not place and connection.is_live and connection.transport.is_open:
-                    self._register_again(connection)
-
-    def _check_session(self, connection: Connection) -> None:
-        """Ask SQL about a session that Redis does not hold, and end it as its end was meant."""
-        if self._stands(connection):
-            return
-
-        def load() -> int | None:
-            with self._database.reading() as reading:
-                return users.load_status(reading, connection.user_id)
-
-        is_disabled = offload(self._database, load) != users.ACTIVE
-        is_relogin = self._devices.session_id(connection.user_id, connection.device) is not None
-        self._close_ended(connection, "disabled" if is_disabled else "relogin" if is_relogin else "logout")
+    # What was not heard
 
     def recover(self) -> None:
         """Make up for what was told while this process did not listen: ends of sessions, and refusals."""
-        for task in (self._settle_refused, self._check_sessions):
+        for task in (self._settle_refused, self.sessions.check_all):
             try:
                 task()
             except ModelError as error:
@@ -439,29 +371,6 @@ class SocketOffice:
     def _load_decisions(self, message_ids: Sequence[str]) -> dict[str, Any]:
         with self._database.reading() as connection:
             return messages.load_decisions(connection, message_ids)
-
-    def _end_expired(self) -> None:
-        """End the connections whose session has expired. One whose token was renewed elsewhere goes on."""
-        now = time.time()
-        if now < self._expires_next:
-            return
-        nearest = math.inf
-        for connection in self._registry:
-            if connection.expires_at <= now and not self._is_renewed(connection, now):
-                connection.end(CloseCode.SESSION_ENDED)
-            else:
-                nearest = min(nearest, connection.expires_at)
-        self._expires_next = nearest
-
-    def _is_renewed(self, connection: Connection, now: float) -> bool:
-        try:
-            until = self._devices.session_expires_at(connection.user_id, connection.device, connection.session_id)
-        except DatabaseUnavailable as error:
-            # Fails closed: the newest token that we know of has expired.
-            log.warning("session_expiry_unchecked", user_id=connection.user_id, error=str(error))
-            return False
-        connection.expires_at = max(connection.expires_at, until)
-        return until > now
 
     def wake(self, user_id: int) -> None:
         """Make every live connection of the user, wherever it is, write what it has not written. Raises StoreUnavailable."""
@@ -609,7 +518,7 @@ class SocketOffice:
         try:
             self._register(connection)
         except ConnectionRefused:
-            self._check_session(connection)
+            self.sessions.check(connection)
 
     def _beat(self) -> None:
         """Beat a slice of the connections: each once per interval, spread over it, so that 10,000 are not one burst."""
