@@ -186,6 +186,8 @@ class Attendance:
 
         shown: what others were told of them in this turn.
         """
+        # Of whom it was told already, another process has announced him meanwhile: that was one coming, not two.
+        friends_here = [friend_id for friend_id in friends_here if _mark(friend_id) not in connection.marks]
         for friend_id in friends_here:
             if friend_id not in shown:
                 # Who has come in this very turn is announced to this socket as well: the same time makes it one.
@@ -210,7 +212,11 @@ class Attendance:
 
 def _presence(to_id: int, user_id: int, at_ms: int, *, is_online: bool) -> Outgoing:
     frame = frames.presence(user_id, at_ms, is_online=is_online)
-    return Outgoing("presence", to_id, frame, mark=f"presence:{user_id}", level=at_ms)
+    return Outgoing("presence", to_id, frame, mark=_mark(user_id), level=at_ms)
+
+
+def _mark(user_id: int) -> str:
+    return f"presence:{user_id}"
 
 
 def _chunks(items: Sequence[Item], size: int = _PER_TRIP) -> Iterator[Sequence[Item]]:
