@@ -24,6 +24,7 @@ from pathlib import Path
 from benchmarks.bench import Options, OwnBench, SetUpFailed, Window
 from benchmarks.figures import Figures
 from benchmarks.load import Load
+from benchmarks.report import between
 from benchmarks.run import BASE, OURS, machine, revision_of, start_builds, this_revision
 from benchmarks.scenarios import SCENARIOS, Scenario
 from tests.support.instance import InstanceFailed
@@ -175,10 +176,7 @@ def as_table(scenario: Scenario, profiles: Mapping[str, Profile], titles: Mappin
 
 
 def _publish(text: str) -> None:
-    page = _PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    _PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    _PAGE.write_text(between(_PAGE, BEGIN, END, text))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,8 +215,9 @@ def _profile(scenarios: Sequence[Scenario], base: str | None, seconds: float) ->
         benches = {side: _SampledBench(instances[side], options, _GROUP_SIZE) for side in sides}
         tables = [as_table(scenario, _measure(scenario, benches), titles) for scenario in scenarios]
     where = machine()
+    command = f"`make profile{f' BASE={titles[BASE]}' if base else ''} ARGS=--publish`"
     intro = (
-        f"{time.strftime('%Y-%m-%d')}, one measurement of {seconds:g} s each, {where['cores']} cores ({where['processor']}),"
+        f"{command}, {time.strftime('%Y-%m-%d')}, one measurement of {seconds:g} s each, {where['cores']} cores ({where['processor']}),"
         f" Python {where['python']}, {_SAMPLES_A_SECOND} samples a second of each process."
     )
     return "\n\n".join([intro, *tables])

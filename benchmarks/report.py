@@ -315,14 +315,14 @@ def publish(results: Results, docs: Path) -> None:
         (docs / "benchmarks.md", BEGIN, END, as_markdown(results)),
         (docs / "operations.md", sizing.BEGIN, sizing.END, sizing.as_markdown(results)),
     ]
-    texts = [(page, _between(page, begin, end, figures)) for page, begin, end, figures in pages]
+    texts = [(page, between(page, begin, end, figures)) for page, begin, end, figures in pages]
     for page, text in texts:
         page.write_text(text)
     (docs / "benchmarks.svg").write_text(plots.draw(results))
 
 
-def _between(page: Path, begin: str, end: str, figures: str) -> str:
-    """Return the page's text with the figures between its markers."""
+def between(page: Path, begin: str, end: str, figures: str) -> str:
+    """Return the page's text with the figures between its markers. Raises ValueError: it has none."""
     before, found_begin, rest = page.read_text().partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
