@@ -1,4 +1,4 @@
-"""Close codes of protocol 2 (contract section 5): each says whether the client may come back by itself."""
+"""How a socket ends: the close codes of protocol 2 (contract section 5), and what a refused client reads before."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class CloseCode(IntEnum):
     TOO_MANY = 4429  # reconnect later
 
 
+_CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": CloseCode.TOO_MANY}
+
+
 def close_code_of(code: str) -> CloseCode:
     """Return the close code of a failure that ends a socket or refuses it."""
     return _CLOSE_CODES.get(code, CloseCode.SESSION_ENDED)
@@ -31,6 +34,3 @@ def text_of(error: ApiError, language: str) -> str:
     code = error.failure.code
     said = _USER_MISSING if isinstance(error, UserMissing) else REWORDED["ws"].get(code)
     return said if said is not None and language == "zh" else FAILURES[code].text(language)
-
-
-_CLOSE_CODES = {"user_disabled": CloseCode.DISABLED, "too_many_connections": CloseCode.TOO_MANY}

@@ -105,6 +105,7 @@ class SocketOffice:
         self._has_acknowledged = Event()
         self._unpinged: set[Connection] = set()  # have written what no ping covers yet
         self._unchecked: set[int] = set()  # users whose positions rose since the last checkpoint
+        self._behind: set[Connection] = set()  # protocol 1, open behind a newer one of their device
         # Processes that did not listen when they were looked at last, for whom each of the two looks for.
         self._silent_ahead: set[str] = set()
         self._silent_beside: set[str] = set()
@@ -278,6 +279,7 @@ class SocketOffice:
     def closed(self, connection: Connection) -> None:
         self._registry.remove(connection)
         self._unpinged.discard(connection)
+        self._behind.discard(connection)
         if connection in self._acknowledged:
             self._tell_acknowledged(connection)  # what was acknowledged does not come again
         for wait in connection.waits:
@@ -330,6 +332,7 @@ class SocketOffice:
         else:
             # It logs out on a clean close (ORIG 2.8), so it stays open, and waits behind the newer one.
             connection.is_live = False
+            self._behind.add(connection)
 
     def _revive(self, connection: Connection) -> None:
         """Let an older connection go on, unless a still newer one has come. Presence names it already: nothing is written."""
@@ -343,6 +346,7 @@ class SocketOffice:
         if presence.live_connection(live) != connection.name:
             return
         if epoch is not None and epoch.decode() == connection.epoch:
+            self._behind.discard(connection)
             connection.revive(int(acknowledged or 0))
         else:
             connection.leave(CloseCode.RESTARTING)
@@ -471,11 +475,8 @@ class SocketOffice:
 
         A process that is silent twice in a row is dead: one that subscribes anew is back sooner.
         """
-        waiting = {
-            (connection.user_id, connection.device): connection  # the newest of them
-            for connection in self._registry
-            if not connection.is_live and connection.protocol == 1 and connection.transport.is_open
-        }
+        in_order = sorted(self._behind, key=lambda connection: connection.number)
+        waiting = {(connection.user_id, connection.device): connection for connection in in_order}  # the newest of each
         places = self._store.call_all(list(itertools.starmap(presence.find_command, waiting))) if waiting else []
         ahead = [presence.live_connection(place) for place in places]
         silent = self._find_silent(presence.process_of(name) for name in ahead if name)
