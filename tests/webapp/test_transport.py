@@ -203,12 +203,13 @@ def test_finishing_ends_though_the_peer_reads_nothing(pair: Connect, monkeypatch
 
 def test_a_peer_that_reads_late_is_told_why(pair: Connect) -> None:
     """Whoever was too slow learns it from the close frame, long after a peer that reads would have answered it."""
-    connected = pair()
-    connected.fill(b"x" * 1_000)
+    connected = pair(2_000_000)
+    connected.fill(b"x" * 1_000_000)  # more than the kernels take of it
 
     connected.transport.finish(encode_close(4408))
     gevent.sleep(2 * transport._LINGER_SECONDS)
 
+    assert connected.transport.unsent_bytes > 0
     assert connected.read_all().endswith(encode_close(4408))
 
 
