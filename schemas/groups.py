@@ -145,9 +145,7 @@ class OwnerAnswer(Exact):
     role = text()
 
 
-class SummaryAnswer(Exact):
-    """A group as those see it who are not in it (F17)."""
-
+class _Group(Exact):
     id = number()
     uuid = text()
     user_id = number()
@@ -155,19 +153,17 @@ class SummaryAnswer(Exact):
     avatar = text()
     remark = text()
     invite_confirm = number()
+
+
+class SummaryAnswer(_Group):
+    """A group as those see it who are not in it (F17)."""
+
     member_count = number()
 
 
-class GroupAnswer(Exact):
+class GroupAnswer(_Group):
     """A group's row. Times: `create_time` is the server's local time, `update_time` ISO 8601 in UTC (ORIG 1.1)."""
 
-    id = number()
-    uuid = text()
-    user_id = number()
-    name = text()
-    avatar = text()
-    remark = text()
-    invite_confirm = number()
     status = number()
     order = number()
     create_time = text()

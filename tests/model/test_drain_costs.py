@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-from sqlalchemy import event
 
-from models.database import Database
 from models.requests import Request
 from tests.model.conftest import MakeRig
 from tests.model.rig import GROUP_ID, Rig
+from tests.support.statements import statements_to
 
 # Of one batch in the steady state, whatever it holds: append group logs, append inboxes, publish and pop.
 _ROUND_TRIPS_PER_BATCH = 3
@@ -23,22 +18,6 @@ _STATEMENTS_PER_BATCH = 6
 _ROUND_TRIPS_PER_DRAIN = 6
 # Notices left behind; make sure that the shard has a row, draw its fence; newest seqs of the conversations.
 _STATEMENTS_PER_DRAIN = 4
-
-
-@contextmanager
-def _statements(database: Database) -> Iterator[list[str]]:
-    """Collect the statements sent to the database, without those that only begin and end transactions."""
-    sent: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith(("BEGIN", "COMMIT", "ROLLBACK")):
-            sent.append(statement)
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(database.engine, "before_cursor_execute", note)
 
 
 def _mixed(rig: Rig, count: int) -> list[Request]:
@@ -61,7 +40,7 @@ def test_a_batch_costs_the_same_whatever_it_holds(make_rig: MakeRig, count: int)
     rig.accept(*_mixed(rig, count))
     worker.steps.run_on()
 
-    with _statements(rig.database) as statements:
+    with statements_to(rig.database) as statements:
         assert worker.run()
 
     round_trips = [name for name in worker.steps.names if name.startswith("redis")]
@@ -81,7 +60,7 @@ def test_each_further_batch_costs_little_more(make_rig: MakeRig) -> None:
     rig.accept(*_mixed(rig, 50))
     worker.steps.run_on()
 
-    with _statements(rig.database) as statements:
+    with statements_to(rig.database) as statements:
         assert worker.run()
 
     round_trips = [name for name in worker.steps.names if name.startswith("redis")]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import event, insert
+from sqlalchemy import insert
 
 from models import audiences, first_contacts, groups, history, read_markers, tables
 from models.database import Base, Database, open_database
 from models.groups import Group
 from models.messages import Message
 from models.users import User
+from tests.support.statements import statements_to
 
 _ME = 1
 _START_MS = 1_700_000_000_000
@@ -33,22 +33,6 @@ def database(tmp_path: Path, database_url: str) -> Iterator[Database]:
     Base.metadata.create_all(database.engine)
     yield database
     database.engine.dispose()
-
-
-@contextmanager
-def _statements(database: Database) -> Iterator[list[str]]:
-    """Collect the statements sent to the database, without those that only begin and end transactions."""
-    sent: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.startswith(("BEGIN", "COMMIT", "ROLLBACK")):
-            sent.append(statement)
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(database.engine, "before_cursor_execute", note)
 
 
 def _row(number: int, conversation: str, seq: int, **columns: Any) -> dict[str, Any]:
@@ -104,7 +88,7 @@ def test_the_newest_of_many_conversations_are_listed_at_a_bounded_cost(database:
         connection.execute(insert(Message), rows)
         read_markers.raise_all(connection, {(_ME, "single:1:309"): 1, (_ME, "group:300"): 2})
 
-    with database.reading() as connection, _statements(database) as statements:
+    with database.reading() as connection, statements_to(database) as statements:
         listed = history.load_conversations(connection, _ME)
 
     assert len(statements) <= _STATEMENTS, statements
