@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Any
 
 import gevent
+from gevent.server import StreamServer
 from gunicorn import http, util
 from gunicorn.http import wsgi
-from gunicorn.workers.ggevent import GeventWorker
+from gunicorn.workers import ggevent
 
 from logs import redact_stderr
 from settings import load_settings
@@ -49,7 +50,7 @@ control_socket_disable = True  # no socket under the home directory
 loglevel = "warning"
 
 
-class Worker(GeventWorker):  # type: ignore[misc]  # the library is untyped
+class Worker(ggevent.GeventWorker):  # type: ignore[misc]  # the library is untyped
     """gunicorn's, with bounds on what a client may keep waiting: its head, a body nobody reads, an answer it does not take.
 
     gunicorn itself bounds the head of a request by `keepalive` only, and nothing else. The body: `webapp/arriving.py`.
@@ -122,6 +123,21 @@ class Worker(GeventWorker):  # type: ignore[misc]  # the library is untyped
 
 
 worker_class = Worker
+
+
+class _Server(StreamServer):
+    """gevent's, kept where it can be told to accept nobody from now on.
+
+    gunicorn looks once a second whether its process is to stop, and drops whom it has let in meanwhile.
+    """
+
+    def start(self) -> None:
+        super().start()
+        _servers.append(self)
+
+
+_servers: list[_Server] = []
+ggevent.StreamServer = _Server
 
 
 class _Kept:
@@ -250,7 +266,7 @@ def on_starting(_arbiter: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the process's greenlets, and drop its sockets first when it is told to stop."""
+    """Start the process's greenlets. When it is told to stop, it accepts nobody and drops its sockets first."""
     process = worker.wsgi.extensions["hongyan"]
     process.start()
     # Else every collection of the oldest generation walks through all that was loaded, and all sockets wait 60 ms for it.
@@ -259,6 +275,8 @@ def post_worker_init(worker: Any) -> None:
     stop = signal.getsignal(signal.SIGTERM)
 
     def drain_sockets(number: int, frame: FrameType | None) -> None:
+        for server in _servers:
+            server.stop_accepting()  # who comes waits for another process
         process.office.close_all()
         if callable(stop):
             stop(number, frame)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 
 from tests.conftest import InstanceFactory
+from tests.support.acting import open_socket
 from tests.support.instance import wait_until
 
 _REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -24,3 +26,16 @@ def test_a_connection_that_waits_for_its_next_request_ends_without_a_word(fresh_
         # What comes before the end is what the client would take for the answer to a request.
         assert client.recv(65_536) == b""
     assert wait_until(lambda: old not in instance.processes("web"), 10.0)
+
+
+def test_whoever_comes_while_the_process_stops_is_served_by_the_next(fresh_instance: InstanceFactory) -> None:
+    """A process that was told to stop went on accepting for up to a second, and dropped whom it had let in when it ended."""
+    instance = fresh_instance(WEB_PROCESSES="1", WORKER_PROCESSES="1")
+    instance.seed(4, 2)
+    (old,) = instance.processes("web")
+
+    instance.kill("web", signal.SIGTERM)
+    with open_socket(instance, 1, 2) as newcomer:
+        assert wait_until(lambda: old not in instance.processes("web"), 10.0)
+        time.sleep(0.2)  # a moment for what the end of the process would have done to it
+        assert newcomer.is_open

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from models import sessions
+from models.errors import StoreUnavailable
 from models.sessions import ChatSession
 from models.store import bus, keys, presence
 from models.store import sessions as stored_sessions
@@ -192,6 +193,16 @@ def test_a_dead_process_leaves_no_device_online(rig: Rig) -> None:
     assert _live(rig, "c") == "other:8:2"
     assert _live(rig, "a") is not None
     other.close()
+
+
+def test_a_process_that_is_about_to_end_takes_nobody(rig: Rig) -> None:
+    """Whoever comes is sent on to another process, and is nowhere registered."""
+    rig.web.office.close_all()
+
+    with pytest.raises(StoreUnavailable):
+        rig.web.connect(1, "a", 2)
+
+    assert len(rig.web.registry) == 0
 
 
 def test_a_connection_that_cannot_be_opened_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

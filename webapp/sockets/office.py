@@ -110,6 +110,7 @@ class SocketOffice:
         self._silent_ahead: set[str] = set()
         self._silent_beside: set[str] = set()
         self._beat_slice = 0
+        self.is_closing = False
         # Those who follow what becomes of connections, and must not block.
         self.on_open: list[Callable[[Connection], None]] = []
         self.on_closed: list[Callable[[Connection], None]] = []
@@ -193,7 +194,9 @@ class SocketOffice:
             connection.catch_up()
 
     def _check_room(self, user_id: int) -> None:
-        """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may."""
+        """Raises ConnectionRefused: he connects too often, or this process has as many sockets as it may; StoreUnavailable."""
+        if self.is_closing:
+            raise StoreUnavailable("this process is about to end")
         if not self._connect_rate.admits(user_id):
             counts.bounds["RATE_LIMIT_CONNECTS"] += 1
             raise ConnectionRefused("too_many_connections", is_passing=True, seconds=self._connect_rate.seconds_left)
@@ -293,6 +296,7 @@ class SocketOffice:
 
     def close_all(self) -> None:
         """Send every client to another process: it comes back by itself."""
+        self.is_closing = True
         for connection in self._registry:
             connection.leave(CloseCode.RESTARTING)
 
