@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from models import audiences, messages, positions, sessions
 from models.database import Database
@@ -21,6 +22,7 @@ _VERDICT_SECONDS = 0.5  # a database that does not answer must not keep a send f
 # Of each shard what waits is searched up to so many: a few normally, 1 ms of Redis's time where eight shards hold all of these.
 # Without the bound each send to workers that are behind would cost up to 200 ms of it, and put them further behind.
 _MAX_COMPARED = 100
+_SEARCH_SECONDS = 2.0  # that a question waits for its turn to search all that waits
 # What refuses a recall now and may not later; that it is too late, or done already, stays so.
 _PASSING_REFUSALS = ("message_not_found", "group_not_found", "not_in_group", "user_disabled", "internal_error")
 _RECALL_ATTEMPTS = 16  # of one message by one user, within the five minutes that he has
@@ -56,6 +58,7 @@ class DeliveryStates:
         self._database = database
         self._store = store
         self._shards = shards
+        self._search_turn = BoundedSemaphore(1)  # a full outbox takes some hundred round trips
 
     def load(self, sender_id: int, message_id: str) -> State | None:
         """Return the state of the sender's message, None where he has sent no such message.
@@ -147,7 +150,7 @@ class DeliveryStates:
             return None  # no id has one, and PostgreSQL refuses the question
         decided = offload(self._database, self._load_decided, message_id)
         if decided is None:
-            entry = outbox.holds(self._store.client, self._shards, message_id)
+            entry = self._search(message_id)
             if entry is not None:
                 waits = decode(entry)
                 group_id = waits.to_id if waits.chat_type == "group" else None
@@ -157,6 +160,15 @@ class DeliveryStates:
             decided = offload(self._database, self._load_decided, message_id)
         is_send = decided is not None and decided.row is not None and decided.row["kind"] == "send"
         return decided if is_send else None
+
+    def _search(self, message_id: str) -> bytes | None:
+        """Return the entry of a request that waits, wherever it stands. One search at a time: they must not slow the drains."""
+        if not self._search_turn.acquire(timeout=_SEARCH_SECONDS):
+            raise StoreUnavailable("too many ask for what waits")
+        try:
+            return outbox.holds(self._store.client, self._shards, message_id)
+        finally:
+            self._search_turn.release()
 
     def standings(self, row: Mapping[str, Any], user_ids: Sequence[int]) -> dict[int, Standing]:
         """Return where the devices of a message's recipients are, in one round trip. Where Redis has lost it, SQL's

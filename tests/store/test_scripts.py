@@ -611,8 +611,30 @@ def test_a_waiting_request_is_found_by_its_id(client: Client, shard: int) -> Non
         assert outbox.holds(client, [shard + 1, shard], f"id-{number}") == entries[number]
     for absent in ("id-1201", "id-", "id", "", "send"):
         assert outbox.holds(client, [shard], absent) is None
-    assert outbox.holds(client, [shard], "id-0", len(entries)) == entries[0]
-    assert outbox.holds(client, [shard], "id-0", len(entries) - 1) is None
+    for most in (50, 100, 150):
+        assert outbox.holds(client, [shard], f"id-{most - 1}", most) == entries[most - 1]
+        assert outbox.holds(client, [shard], f"id-{most}", most) is None
+
+
+def test_a_request_is_found_while_others_are_popped(
+    client: Client, shard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is popped between two parts of a search moves the rest of the list past it, and hides nothing."""
+    outbox.accept(client, {shard: [outbox.Offer(b'["id-%d","send"]' % number) for number in range(500)]})
+    outbox.take_leases(client, [shard], "mine", 60_000)
+    trips = 0
+
+    def run_then_pop(asked: Client, commands: Sequence[Command]) -> list[Any]:
+        nonlocal trips
+        trips += 1
+        answers = run(asked, commands)
+        run(asked, [outbox.pop_command(shard, "mine", 99)])
+        return answers
+
+    monkeypatch.setattr(outbox, "run", run_then_pop)
+
+    assert outbox.holds(client, [shard], "id-150") == b'["id-150","send"]'
+    assert trips == 2
 
 
 # Recall
