@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -208,8 +209,7 @@ def _take_write_lock(connection: Connection, turnstile: _Turnstile) -> None:
     """
     deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
     while not turnstile.enter() and time.monotonic() < deadline:
-        # A pause of the thread itself: in a web process `time.sleep` is gevent's, which would make the thread a hub.
-        signal.sigtimedwait((), _LOCK_POLL_MS / 1000)
+        _pause(_LOCK_POLL_MS / 1000)
     driver: Any = connection.connection.driver_connection
     try:
         driver.execute(f"PRAGMA busy_timeout={_LOCK_POLL_MS}").close()
@@ -224,6 +224,14 @@ def _take_write_lock(connection: Connection, turnstile: _Turnstile) -> None:
     finally:
         turnstile.leave()
         driver.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").close()
+
+
+def _pause(seconds: float) -> None:
+    """Let the thread itself sleep: in a web process `time.sleep` is gevent's, which would make the thread a hub."""
+    if sys.platform == "darwin":
+        time.sleep(seconds)  # macOS has no other pause that gevent leaves alone: a hub in vain is better than none
+    else:
+        signal.sigtimedwait((), seconds)
 
 
 def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]], *, key: Sequence[str]) -> None:

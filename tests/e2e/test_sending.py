@@ -377,6 +377,25 @@ def test_other_content_is_a_conflict_before_the_verdict(instance: Instance, frie
 # Forms of the request
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("respond-async", 202),
+        ("return=minimal, Respond-Async; wait=10", 202),
+        ("no-respond-async", 200),
+        ("wait=10", 200),
+        ('note="respond-async"', 200),
+    ],
+)
+def test_the_preference_is_read_as_a_list(
+    instance: Instance, friends: tuple[int, int], header: str, status: int
+) -> None:
+    """Only the preference of that name makes a send answer before its verdict (RFC 7240)."""
+    sender_id, recipient_id = friends
+
+    assert _post(instance, sender_id, _params(recipient_id, "preferred"), Prefer=header)[0] == status
+
+
 def test_whose_session_has_ended_sends_nothing(instance: Instance) -> None:
     """Waiting for the verdict or not, with good parameters or bad: he is told that his token is none any more (G8)."""
     sender_id, recipient_id = add_users(instance, 2)

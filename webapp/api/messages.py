@@ -118,8 +118,7 @@ def make_blueprint(
         asked = this_request()
         claims = gatekeeper.read(token_of(asked))
         terms = Terms((claims.user_id, claims.device, claims.session_id), is_counted=True)
-        prefers_async = "respond-async" in asked.environ.get("HTTP_PREFER", "").lower()
-        seconds = 0.0 if prefers_async else settings.send_wait_seconds
+        seconds = 0.0 if _prefers_async(asked.environ.get("HTTP_PREFER")) else settings.send_wait_seconds
         if seconds <= 0:
             check(claims, terms)  # before a verdict that stands is looked up
             return sent(claims, NO_TERMS, seconds)
@@ -213,3 +212,10 @@ def make_blueprint(
         return answer(envelope.ok(trace), 200)
 
     return blueprint
+
+
+def _prefers_async(header: str | None) -> bool:
+    """Say whether a `Prefer` header holds `respond-async`, as RFC 7240 section 4.1 writes it."""
+    if not header:
+        return False
+    return any(preference.partition(";")[0].strip().lower() == "respond-async" for preference in header.split(","))
