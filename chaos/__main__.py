@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.bench import SetUpFailed
+from benchmarks.run import this_revision
 from chaos import matrix, report, timeline
 from chaos.checker import check
 from chaos.history import History
@@ -147,11 +149,18 @@ def _keep(folder: Path, options: Options, plan: list[Step], result: Result) -> N
     folder.mkdir(parents=True, exist_ok=True)
     result.history.write(folder / "history.jsonl")
     (folder / "verdict.txt").write_text(report.as_text(options, result.history, result.verdict, result.foreign_load))
-    as_json = report.as_json(options, result.history, result.verdict, plan, result.foreign_load)
+    as_json = report.as_json(options, result.history, result.verdict, plan, result.foreign_load, _revision())
     (folder / "verdict.json").write_text(json.dumps(as_json, indent=1) + "\n")
     (folder / "timeline.svg").write_text(
         timeline.draw(result.history, result.verdict, f"seed {options.seed}, {options.setup}")
     )
+
+
+def _revision() -> str:
+    try:
+        return this_revision()
+    except SetUpFailed:
+        return ""  # no checkout of git: an archive can be put to the test too
 
 
 if __name__ == "__main__":

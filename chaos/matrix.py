@@ -29,6 +29,7 @@ class _Run:
     setup: str
     seed: int
     seconds: float
+    revision: str
     accepted: int
     deliveries: int
     broken: dict[str, int]  # by guarantee
@@ -68,6 +69,7 @@ def _read(verdict: dict[str, Any]) -> _Run:
         setup=verdict["setup"],
         seed=verdict["options"]["seed"],
         seconds=verdict["options"]["duration"],
+        revision=verdict.get("revision", ""),
         accepted=figures["accepted200"] + figures["accepted202"] + figures["by_socket"],
         deliveries=figures["expected_deliveries"],
         broken=dict(broken),
@@ -79,10 +81,10 @@ def _read(verdict: dict[str, Any]) -> _Run:
 def table(runs: Sequence[_Run]) -> str:
     """Return the runs and the matrix as Markdown."""
     lines = [
-        "| run | sends accepted | deliveries owed | faults | broken |",
-        "|---|---|---|---|---|",
+        "| run | revision | sends accepted | deliveries owed | faults | broken |",
+        "|---|---|---|---|---|---|",
         *[
-            f"| {run.setup}, {run.seconds:.0f} s, seed {run.seed} | {run.accepted:,} | {run.deliveries:,}"
+            f"| {run.setup}, {run.seconds:.0f} s, seed {run.seed} | {run.revision or '–'} | {run.accepted:,} | {run.deliveries:,}"
             f" | {sum(run.faults.values())} | {_broken(run)} |"
             for run in runs
         ],

@@ -99,11 +99,17 @@ def _by_sort(verdict: Verdict) -> list[str]:
 
 
 def as_json(
-    options: Options | None, history: History, verdict: Verdict, plan: list[Step], foreign_load: float
+    options: Options | None,
+    history: History,
+    verdict: Verdict,
+    plan: list[Step],
+    foreign_load: float,
+    revision: str = "",
 ) -> dict[str, Any]:
     """Return the verdict for programs: `chaos.matrix` reads it."""
     return {
         "ok": verdict.ok,
+        "revision": revision,
         "options": None
         if options is None
         else {**asdict(options), "database_url": "", "broker_url": "", "redis_url": ""},

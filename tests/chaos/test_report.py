@@ -36,7 +36,7 @@ def _run(*, is_broken: bool = False) -> History:
 
 def _keep(folder: Path, history: History) -> Path:
     folder.mkdir()
-    as_json = report.as_json(_OPTIONS, history, check(history), [], 0.0)
+    as_json = report.as_json(_OPTIONS, history, check(history), [], 0.0, "abc")
     (folder / "verdict.json").write_text(json.dumps(as_json))
     return folder / "verdict.json"
 
@@ -88,6 +88,7 @@ def test_the_matrix_is_made_of_verdicts(tmp_path: Path) -> None:
     assert matrix.write(verdicts, page) == 0
 
     text = page.read_text()
+    assert text.count(f", seed {_OPTIONS.seed} | abc | ") == len(verdicts)
     row = next(line for line in text.splitlines() if line.startswith("| kill web"))
     assert "| 2×, 1 broken | 2×, 0 broken |" in row
     assert "not touched" in row
