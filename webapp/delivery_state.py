@@ -44,13 +44,13 @@ class Found:
 class Standing:
     """Where the devices of a recipient are: how far each has acknowledged, when it was seen, which are connected.
 
-    gone: by shard, how far any device had acknowledged that has logged out since
+    gone: by shard, what devices had acknowledged that have logged out since
     """
 
     devices: Mapping[str, inbox.DeviceState]
     seen_at_ms: Mapping[str, int]  # of those devices of which it is known
     online: frozenset[str]
-    gone: Mapping[int, int] = field(default_factory=dict)
+    gone: Mapping[int, inbox.Ranges] = field(default_factory=dict)
 
 
 class DeliveryStates:
@@ -194,8 +194,12 @@ class DeliveryStates:
         return self._without_later(row, found)
 
     def _without_later(self, row: Mapping[str, Any], found: dict[int, Standing]) -> dict[int, Standing]:
-        # A later device begins with all there is counted as seen, and only what it acknowledges itself has a time. So SQL is
-        # asked about none that has acknowledged something of the shard, which is nearly all of them.
+        found = {
+            user_id: replace(standing, devices={n: s for n, s in standing.devices.items() if not _is_later(row, s)})
+            for user_id, standing in found.items()
+        }
+        # After a loss of Redis's data it is not known with what a device began. It counted as having seen all there was, and only
+        # what it acknowledges itself has a time, so SQL is asked about none that has acknowledged something of the shard.
         unsure = {
             user_id: devices
             for user_id, standing in found.items()
@@ -244,6 +248,11 @@ def has_acknowledged(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
     return bool(state.seen.get(row["shard"], 0) >= row["shard_seq"])
 
 
+def _is_later(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
+    """Return whether a device began after a message, and had nothing of it to get."""
+    return bool(state.begun.get(row["shard"], 0) >= row["shard_seq"])
+
+
 def _may_be_later(row: Mapping[str, Any], state: inbox.DeviceState) -> bool:
     return has_acknowledged(row, state) and row["shard"] not in state.seen_at_ms
 
@@ -252,7 +261,7 @@ def _states_of(row: Mapping[str, Any], user_id: int, standing: Standing) -> list
     """Return the state on each device of a recipient; one entry without a device where he has none yet, and for those that
     had it when they logged out: it stays delivered.
     """
-    had_it = standing.gone.get(row["shard"], 0) >= row["shard_seq"]
+    had_it = any(after < row["shard_seq"] <= upto for after, upto in standing.gone.get(row["shard"], ()))
     states: list[State] = []
     if had_it or not standing.devices:
         name = "acknowledged" if had_it else "stored"

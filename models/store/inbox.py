@@ -234,6 +234,7 @@ class DeviceState:
     acknowledged: int
     seen: Mapping[int, int]  # shard -> newest shard_seq acknowledged
     seen_at_ms: Mapping[int, int] = field(default_factory=dict)  # shard -> when that was
+    begun: Mapping[int, int] = field(default_factory=dict)  # shard -> newest shard_seq when a later device came
 
 
 def state_command(user_id: int) -> Command:
@@ -243,22 +244,30 @@ def state_command(user_id: int) -> Command:
 def parse_state(answer: Any) -> tuple[str | None, dict[str, DeviceState]]:
     """Return the epoch (None where there is no inbox) and how far each device has acknowledged."""
     fields = _as_mapping(answer)
-    per_shard: dict[str, dict[str, dict[int, int]]] = {"v": {}, "t": {}}
+    per_shard: dict[str, dict[str, dict[int, int]]] = {"v": {}, "t": {}, "f": {}}
     for name, value in fields.items():
-        if name[:2] in ("v:", "t:"):
+        if name[:2] in ("v:", "t:", "f:"):
             device, _, shard = name[2:].rpartition(":")
             per_shard[name[0]].setdefault(device, {})[int(shard)] = int(value)
     devices = {
-        name[2:]: DeviceState(int(value), per_shard["v"].get(name[2:], {}), per_shard["t"].get(name[2:], {}))
+        name[2:]: DeviceState(int(value), *(per_shard[kind].get(name[2:], {}) for kind in "vtf"))
         for name, value in fields.items()
         if name.startswith("d:")
     }
     return fields.get("epoch"), devices
 
 
-def parse_gone(answer: Any) -> dict[int, int]:
-    """Return of a state, by shard, the newest shard_seq that a device had acknowledged which counts no more."""
-    return {int(name[2:]): int(value) for name, value in _as_mapping(answer).items() if name.startswith("a:")}
+Ranges = list[tuple[int, int]]  # each: after the first number, up to the second
+
+
+def parse_gone(answer: Any) -> dict[int, Ranges]:
+    """Return of a state, by shard, the shard_seqs that devices had acknowledged which count no more."""
+    return {int(name[2:]): _ranges(value) for name, value in _as_mapping(answer).items() if name.startswith("a:")}
+
+
+def _ranges(text: str) -> Ranges:
+    ends = (each.partition("-") for each in text.split())
+    return [(int(after), int(upto)) for after, _, upto in ends]
 
 
 def _as_mapping(answer: Any) -> dict[str, str]:

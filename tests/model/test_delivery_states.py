@@ -88,6 +88,24 @@ def test_a_device_that_logs_in_later_has_received_nothing(rig: Rig, asker: _Aske
     assert asker.last_hops(message) == {"first": "stored"}
 
 
+def test_what_a_later_device_acknowledges_covers_nothing_of_before(rig: Rig, asker: _Asker) -> None:
+    """It has what came after it: of what was there already nobody has anything."""
+    asker.log_in("first")
+    before = asker.send()
+    asker.log_in("phone")
+    phone = rig.web.connect(_RECIPIENT, "phone", 2)
+    after = asker.send()
+
+    asker.acknowledge(phone)
+
+    assert asker.status(before) == ("stored", {"first": "stored"})
+    assert asker.last_hops(before) == {"first": "stored"}
+    assert asker.status(after) == ("delivered", {"first": "stored", "phone": "acknowledged"})
+    asker.log_out("phone")
+    assert asker.status(before) == ("stored", {"first": "stored"})
+    assert asker.status(after) == ("delivered", {None: "acknowledged", "first": "stored"})
+
+
 def test_a_device_that_logs_in_again_keeps_what_it_has(rig: Rig, asker: _Asker) -> None:
     """Its session begins anew, while its acknowledgement stands."""
     asker.log_in("first")

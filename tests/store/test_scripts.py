@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -830,7 +831,7 @@ def test_a_forgotten_device_holds_nothing_back(client: Client, user_id: int) -> 
 
 
 def test_what_forgotten_devices_had_acknowledged_is_kept(client: Client, user_id: int) -> None:
-    """The furthest of them counts, and not what a device was given as seen when it began."""
+    """What they have acknowledged together, and not what a device was given as seen when it began."""
     epoch = _open(client, user_id)
     for device in ("a", "b"):
         _call(client, inbox.register_command(user_id, device))
@@ -844,7 +845,42 @@ def test_what_forgotten_devices_had_acknowledged_is_kept(client: Client, user_id
         _call(client, inbox.forget_command(user_id, device))
         gone.append(inbox.parse_gone(_call(client, inbox.state_command(user_id))))
 
-    assert gone == [{}, {_SHARD: 2}, {_SHARD: 2}, {_SHARD: 2}]
+    assert gone == [{}, {_SHARD: [(0, 2)]}, {_SHARD: [(0, 2)]}, {_SHARD: [(0, 2)]}]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forgotten_devices_count_for_what_they_had_and_no_more(client: Client, user_id: int, seed: int) -> None:
+    """A later device had nothing of what was there before, however many log out in whichever order."""
+    draw = random.Random(seed)
+    _open(client, user_id)
+    covered: set[int] = set()
+
+    for number in range(6):
+        began = draw.choice([0, draw.randrange(30)])
+        upto = began + draw.randrange(1, 8)
+        covered |= set(range(began + 1, upto + 1))
+        place = f"d{number}:{_SHARD}"
+        state = {f"d:d{number}": 0, f"v:{place}": upto, f"t:{place}": 1} | ({f"f:{place}": began} if began else {})
+        _call(client, ("HSET", keys.cursor(user_id), *(part for field in state.items() for part in field)))
+        _call(client, inbox.forget_command(user_id, f"d{number}"))
+
+    ranges = inbox.parse_gone(_call(client, inbox.state_command(user_id)))[_SHARD]
+    assert {seq for after, upto in ranges for seq in range(after + 1, upto + 1)} == covered
+
+
+def test_what_forgotten_devices_had_is_bounded(client: Client, user_id: int) -> None:
+    """Where ever more devices come and go, the oldest of what they had is forgotten, and the newest is not."""
+    _open(client, user_id)
+    for number in range(200):
+        place, began = f"d:{_SHARD}", 10 * number + 1
+        fields = ("d:d", 0, f"f:{place}", began, f"v:{place}", began + 3, f"t:{place}", 1)
+        _call(client, ("HSET", keys.cursor(user_id), *fields))
+        _call(client, inbox.forget_command(user_id, "d"))
+
+    kept = _call(client, ("HGET", keys.cursor(user_id), f"a:{_SHARD}"))
+
+    assert 100 < len(kept) <= 200
+    assert inbox.parse_gone(_call(client, inbox.state_command(user_id)))[_SHARD][-1] == (1991, 1994)
 
 
 def test_the_last_device_leaves_the_inbox_for_the_next(client: Client, user_id: int) -> None:
