@@ -38,7 +38,24 @@ def test_the_originals_hash_is_right_and_outdated(passwords: Passwords) -> None:
     assert not passwords.is_right(original, original)
 
 
-@pytest.mark.parametrize("stored", [None, "", "!", "geheim", "$argon2id$", "$argon2id$v=19$nonsense", "0" * 63])
+def test_a_wrapped_hash_of_the_original_is_right_and_outdated(passwords: Passwords) -> None:
+    """What an import stores opens with the password, and neither with the original's hash nor with itself."""
+    original = hashlib.sha256(b"geheim").hexdigest()
+    wrapped = passwords.wrap_original(original)
+
+    assert original not in wrapped
+    assert wrapped != passwords.wrap_original(original)
+    assert len(wrapped) <= 255
+    assert passwords.is_right("geheim", wrapped)
+    assert passwords.needs_rehash(wrapped)
+    for wrong in ("Geheim", original, wrapped):
+        assert not passwords.is_right(wrong, wrapped)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, "", "!", "geheim", "$argon2id$", "$argon2id$v=19$nonsense", "0" * 63, "original:", "original:$argon2id$"],
+)
 def test_nothing_is_right_where_nothing_is_stored(passwords: Passwords, stored: str | None) -> None:
     """Nor where what is stored is no hash."""
     assert not passwords.is_right("geheim", stored)
