@@ -14,6 +14,7 @@ from models.profiles import UserInfo
 from models.read_markers import ReadMarker
 from models.sessions import ChatSession
 from models.shards import Shard
+from models.takeovers import Takeover
 from models.users import User
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "PendingNotice",
     "ReadMarker",
     "Shard",
+    "Takeover",
     "User",
     "UserInfo",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.original.report import RULES
 from tests.mutants import MUTANTS
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -130,6 +131,16 @@ def test_the_mutants_of_a_guarantee_are_those_that_break_it(guarantee: str) -> N
     assert re.search(r"`tests/[\w/]+\.py::\w+`", text.partition("**Tests.**")[2].partition("**Mutants.**")[0])
     named = re.findall(r"`([a-z0-9-]+)`", text.partition("**Mutants.**")[2])
     assert sorted(named) == sorted(mutant.name for mutant in MUTANTS if mutant.guarantee == guarantee)
+
+
+def test_every_rule_of_an_import_is_told() -> None:
+    """The report names rules, and the page has the same ones."""
+    kinds = {"left_out": "left out", "changed": "changed", "noted": "to be known"}
+    page = (_ROOT / "docs" / "migrating.md").read_text()
+
+    told = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", page, re.MULTILINE)
+
+    assert told == [(code, kinds[kind], what) for code, (kind, what) in RULES.items()]
 
 
 def test_the_lock_of_development_holds_the_same_versions_as_the_lock_of_operation() -> None:

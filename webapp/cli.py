@@ -1,4 +1,7 @@
-"""Commands of `flask --app wsgi`: `load-seed` and `admin` here, `db` from Flask-Migrate. A process that serves has none."""
+"""Commands of `flask --app wsgi`: `load-seed` and `admin` here, `import-original` in importing.py, `db` from Flask-Migrate.
+
+A process that serves has none.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from models.errors import DatabaseUnavailable, ModelError
 from models.groups import Group
 from models.users import ACTIVE, User
 from settings import Settings
+from webapp import importing
 from webapp.devices import Devices
 from webapp.tokens import Tokens
 
@@ -45,6 +49,7 @@ def add_commands(app: Flask, settings: Settings, database: Database, tokens: Tok
     Migrate(app, db, directory="migrations", render_as_batch=True)
     _add_load_seed(app, settings, database, tokens, devices)
     app.cli.add_command(_admin_commands(database))
+    importing.add_command(app, settings, database)
 
 
 def _admin_commands(database: Database) -> AppGroup:
