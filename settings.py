@@ -84,6 +84,16 @@ class Settings:
     socket_max_undecided: int  # SOCKET_MAX_UNDECIDED, sends of one socket that wait for their verdict
     outbox_max_entries: int  # OUTBOX_MAX_ENTRIES, undecided requests of a shard before sends are refused
 
+    # Uploads (webapp, tasks)
+    upload_dir: Path  # UPLOAD_DIR, where they lie; the same folder for all hosts
+    upload_extensions: tuple[str, ...]  # UPLOAD_EXTENSIONS, which of `schemas/filetypes.py` are taken; empty = all
+    upload_max_bytes: int  # UPLOAD_MAX_BYTES, of a file
+    upload_quota_bytes: int  # UPLOAD_QUOTA_BYTES, of a user's files in 24 hours
+    upload_quota_visitor_bytes: int  # UPLOAD_QUOTA_VISITOR_BYTES, of a visitor's
+    upload_min_rate: int  # UPLOAD_MIN_RATE, bytes a second of an upload, else it is given up
+    upload_keep_free_bytes: int  # UPLOAD_KEEP_FREE_BYTES, of the disk, which uploads leave to others
+    uploads_at_once: int  # UPLOADS_AT_ONCE, under way in one web process
+
     # Delivery core (tasks, models.store)
     outbox_shards: int  # OUTBOX_SHARDS, fixed for the life of a deployment: it decides where a conversation lives
     drain_batch_requests: int  # DRAIN_BATCH_REQUESTS, requests one batch reads from a shard at most
@@ -212,6 +222,14 @@ def _read(env: Env) -> Settings:
         request_max_seconds=env.float("REQUEST_MAX_SECONDS", 20.0, validate=validate.Range(min=0.1)),
         socket_max_undecided=env.int("SOCKET_MAX_UNDECIDED", 1_000, validate=positive),
         outbox_max_entries=env.int("OUTBOX_MAX_ENTRIES", 20_000, validate=positive),
+        upload_dir=Path(env.str("UPLOAD_DIR", "") or data_dir / "uploads").absolute(),
+        upload_extensions=tuple(env.list("UPLOAD_EXTENSIONS", [])),
+        upload_max_bytes=env.int("UPLOAD_MAX_BYTES", 52_428_800, validate=positive),
+        upload_quota_bytes=env.int("UPLOAD_QUOTA_BYTES", 1_073_741_824, validate=validate.Range(min=0)),
+        upload_quota_visitor_bytes=env.int("UPLOAD_QUOTA_VISITOR_BYTES", 104_857_600, validate=validate.Range(min=0)),
+        upload_min_rate=env.int("UPLOAD_MIN_RATE", 8_192, validate=positive),
+        upload_keep_free_bytes=env.int("UPLOAD_KEEP_FREE_BYTES", 1_073_741_824, validate=validate.Range(min=0)),
+        uploads_at_once=env.int("UPLOADS_AT_ONCE", 128, validate=positive),
         outbox_shards=env.int("OUTBOX_SHARDS", 8, validate=validate.Range(min=1, max=64)),
         drain_batch_requests=env.int("DRAIN_BATCH_REQUESTS", 256, validate=positive),
         drain_batch_deliveries=env.int("DRAIN_BATCH_DELIVERIES", 2_000, validate=positive),

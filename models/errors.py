@@ -25,6 +25,14 @@ class DatabaseUnavailable(ModelError):
     """The SQL database did not answer in time. Nothing was committed, or the commit's outcome is unknown; repeating is safe."""
 
 
+class FilesUnavailable(ModelError):
+    """The folder of uploads cannot be read or written: nothing was kept. Repeating is safe."""
+
+
+class NoRoom(FilesUnavailable):
+    """The disk of the uploads is as full as they may make it."""
+
+
 class FenceLost(ModelError):
     """Another drain has taken over one of our shards: this one must not commit for it any more (decision 0002)."""
 

@@ -13,6 +13,7 @@ DRAIN_QUEUE = "drain"
 HOUSEKEEPING_QUEUE = "housekeeping"
 
 _DAY_SECONDS = 86_400.0
+_HOUR_SECONDS = 3_600.0
 _COMPACT_SECONDS = 10.0
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
 
@@ -59,6 +60,11 @@ def make_celery(settings: Settings) -> Celery:
                 "task": "forget_unseen_devices",
                 "schedule": _DAY_SECONDS,
                 "options": {"expires": _DAY_SECONDS, "queue": HOUSEKEEPING_QUEUE},
+            },
+            "remove_partial_uploads": {
+                "task": "remove_partial_uploads",
+                "schedule": _HOUR_SECONDS,
+                "options": {"expires": _HOUR_SECONDS, "queue": HOUSEKEEPING_QUEUE},
             },
             # A Redis of the operator's own is his to look after.
             **(compact if settings.is_redis_embedded else {}),

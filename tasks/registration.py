@@ -11,7 +11,8 @@ from celery import Celery
 from celery.signals import worker_ready
 
 from models.database import Database, open_database
-from models.errors import DatabaseUnavailable, StoreUnavailable
+from models.errors import DatabaseUnavailable, FilesUnavailable, StoreUnavailable
+from models.files import Files
 from models.store import upkeep
 from models.store.connection import Client, connect
 from settings import Settings
@@ -20,6 +21,8 @@ from tasks.devices import forget_unseen
 from tasks.drain import Drain
 
 log = structlog.get_logger()
+
+_LEFT_SECONDS = 600.0
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -71,6 +74,20 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
         except (StoreUnavailable, DatabaseUnavailable) as error:
             log.warning("devices_not_forgotten", error=str(error))  # tomorrow is early enough
             return None
+
+    @celery.task(name="remove_partial_uploads")  # type: ignore[untyped-decorator]
+    def remove_partial_uploads() -> int | None:
+        """Remove what killed processes have left of uploads. Returns how many files."""
+        # One that is alive writes more often, or is given up after REQUEST_MAX_SECONDS.
+        unwritten_seconds = max(_LEFT_SECONDS, 10 * settings.request_max_seconds)
+        try:
+            count = Files(settings.upload_dir, settings.upload_keep_free_bytes).remove_partials(unwritten_seconds)
+        except FilesUnavailable as error:
+            log.warning("partial_uploads_not_removed", error=str(error))  # in an hour is early enough
+            return None
+        if count:
+            log.info("partial_uploads_removed", count=count)
+        return count
 
     @celery.task(name="compact_store")  # type: ignore[untyped-decorator]
     def compact_store() -> bool | None:

@@ -184,6 +184,8 @@ def _mend(case: Any, headers: dict[str, str], known: Known, chance: random.Rando
                 part[name] = chance.choice(known.uuids)
             elif name == "message_id" or (name == "id" and case.path.endswith(("revokeMessage", "forward"))):
                 part[name] = chance.choice(known.message_ids)
+            elif name == "diydir":
+                part[name] = "chatImgs"
             elif name == "userset":
                 part[name] = '{"sendCount":"2"}'
             elif name == "userIds":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import flask_sock
 from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestedRangeNotSatisfiable
 
 from logs import configure_logs
 from models import tables  # noqa: F401  migrations compare with all tables
@@ -38,6 +38,7 @@ from webapp.api import (
     profile,
     relations,
     tickets,
+    uploads,
 )
 from webapp.application import Application
 from webapp.arriving import BodyBounds
@@ -70,8 +71,15 @@ from webapp.telling import Teller
 from webapp.tickets import Tickets
 from webapp.tokens import Tokens
 from webapp.traces import Traces
+from webapp.uploads import Uploads
 
-_STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid"}
+_STATUS_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    416: "range_invalid",
+    422: "invalid",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +163,8 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))
     app.register_blueprint(media.make_blueprint())
+    origins = Origins(settings.allowed_origins, proxies)
+    app.register_blueprint(uploads.make_blueprint(gatekeeper, Uploads(settings, limits), origins))
     app.register_blueprint(documents.make_blueprint(settings))
     metrics.count_requests(app)
     app.register_blueprint(metrics.make_blueprint(settings, snapshots, store))
@@ -167,7 +177,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.wsgi_app = Repeaters(  # type: ignore[method-assign]
         app.wsgi_app, limits.refused_sends, refused_connects, settings.language, endpoint.refuse_repeater
     )
-    check_origins(app, Origins(settings.allowed_origins, proxies))
+    check_origins(app, origins)
     if has_commands:
         from webapp import cli  # here: it brings Alembic, and a process that was killed should be back soon
 
@@ -212,8 +222,10 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
         if error.code in _STATUS_CODES:
             if error.code == 413:
                 counts.bounds["BODY_MAX_BYTES"] += 1
-            allow = {"Allow": ", ".join(getattr(error, "valid_methods", None) or ())} if error.code == 405 else None
-            return answer(_STATUS_CODES[error.code], headers=allow)
+            headers = {"Allow": ", ".join(getattr(error, "valid_methods", None) or ())} if error.code == 405 else None
+            if isinstance(error, RequestedRangeNotSatisfiable):
+                headers = {"Content-Range": f"bytes */{error.length}"}
+            return answer(_STATUS_CODES[error.code], headers=headers)
         return answer("internal_error" if (error.code or 500) >= 500 else "bad_request")
 
     @app.errorhandler(Exception)

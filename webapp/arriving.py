@@ -1,7 +1,7 @@
 """How long a request's body may take to arrive (`REQUEST_MAX_SECONDS`), and how long one of unannounced length may be.
 
 A view that reads a body waits for the client; without a deadline a client that sends half of it would keep a greenlet,
-a connection and what it has sent so far for as long as it likes.
+a connection and what it has sent so far for as long as it likes. An upload may take as long as it keeps up a rate.
 """
 
 from __future__ import annotations
@@ -25,6 +25,16 @@ class ArrivedBody(BytesIO):
     """A body that is there as a whole, of the length its head announced: nobody needs to wait for it."""
 
 
+def expect_upload(environ: WSGIEnvironment, max_bytes: int, min_rate: int) -> None:
+    """Let a request's body have so many bytes. It must keep up min_rate, bytes a second, and may pause REQUEST_MAX_SECONDS.
+
+    Where it is refused all the same, so much of the rest is let pass that its client comes to read why.
+    """
+    body = environ["wsgi.input"]
+    if isinstance(body, _BoundedInput):
+        body.expect_upload(max_bytes, min_rate)
+
+
 class BodyBounds:
     """A WSGI application whose bodies arrive in time and end, or reading them raises ApiError: request_too_slow, too_large,
     and bad_request where chunks are malformed.
@@ -42,20 +52,26 @@ class BodyBounds:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body, announced = environ["wsgi.input"], _announced(environ)
         if not isinstance(body, ArrivedBody) or len(body.getbuffer()) > self._max_bytes:
-            deadline = time.monotonic() + self._max_seconds
-            environ["wsgi.input"] = _BoundedInput(body, deadline, self._max_bytes, announced)
+            environ["wsgi.input"] = _BoundedInput(body, self._max_seconds, self._max_bytes, announced)
         return self._application(environ, start_response)
 
 
 class _BoundedInput:
     """announced: the length that the head names, None where it names none"""
 
-    def __init__(self, body: Any, deadline: float, most: int, announced: int | None) -> None:
+    def __init__(self, body: Any, max_seconds: float, most: int, announced: int | None) -> None:
         self._body = body
-        self._deadline = deadline
+        self._max_seconds = max_seconds
+        self._deadline = time.monotonic() + max_seconds
         self._most = most
         self._announced = announced
         self._count = 0
+        self._min_rate = 0
+        self._read_at = time.monotonic()
+
+    def expect_upload(self, most: int, min_rate: int) -> None:
+        self._most, self._min_rate = most, min_rate
+        self._body.linger_bytes = 2 * most  # `webapp/gunicorn_conf.py` looks for it
 
     def read(self, size: int = -1) -> bytes:
         if self._announced is not None and self._announced > self._most:
@@ -63,8 +79,14 @@ class _BoundedInput:
         # One more than there may be: of a body without end no more is kept.
         wanted = self._most + 1 - self._count
         wanted = min(size, wanted) if size >= 0 else wanted
+        if self._min_rate:
+            self._deadline += time.monotonic() - self._read_at  # what we took for the disk is not his
         data = self._read(wanted)
         self._count += len(data)
+        if self._min_rate:
+            # What came faster is no credit for later: nobody holds his place for longer than a pause.
+            self._read_at = time.monotonic()
+            self._deadline = min(self._deadline + len(data) / self._min_rate, self._read_at + self._max_seconds)
         if self._count > self._most:
             raise _too_large()
         if len(data) < wanted and self._announced is not None and self._count < self._announced:
@@ -76,10 +98,10 @@ class _BoundedInput:
         with gevent.Timeout(max(0.001, self._deadline - time.monotonic()), _TooSlow):
             try:
                 return bytes(self._body.read(size))
-            except _TooSlow as error:
-                counts.bounds["REQUEST_MAX_SECONDS"] += 1
+            except (_TooSlow, TimeoutError) as error:
+                counts.bounds["UPLOAD_MIN_RATE" if self._min_rate else "REQUEST_MAX_SECONDS"] += 1
                 raise ApiError("request_too_slow") from error
-            except ParseException as error:
+            except (ParseException, OSError) as error:
                 raise ApiError("bad_request") from error
 
 

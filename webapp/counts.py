@@ -27,6 +27,8 @@ class Counts:
         "request_seconds",
         "requests",
         "sockets",
+        "upload_bytes",
+        "uploads",
         "verdicts",
     )
 
@@ -42,6 +44,8 @@ class Counts:
         self.entries: defaultdict[int, int] = defaultdict(int)  # protocol
         self.acknowledgements = 0
         self.bounds: defaultdict[str, int] = defaultdict(int)  # name of the setting that says no
+        self.uploads: defaultdict[str, int] = defaultdict(int)  # kind of file
+        self.upload_bytes: defaultdict[str, int] = defaultdict(int)  # kind of file
         self.closed: defaultdict[str, int] = defaultdict(int)  # close code, `dropped` where TCP was dropped instead
 
     def add_request(self, route: str, status: int, seconds: float) -> None:
@@ -62,6 +66,8 @@ class Counts:
             "entries": list(map(list, self.entries.items())),
             "acknowledgements": [[self.acknowledgements]],
             "bounds": list(map(list, self.bounds.items())),
+            "uploads": list(map(list, self.uploads.items())),
+            "upload_bytes": list(map(list, self.upload_bytes.items())),
             "closed": list(map(list, self.closed.items())),
         }
 

@@ -214,6 +214,38 @@ _FAILURES = [
         "idempotency_conflict", 409, "相同的消息编号已用于其它内容", "This clientMsgId was used for another content"
     ),
     Failure("too_many_sends", 429, "发送过于频繁，请稍后再试", "Too many sends are under way on this socket", "later"),
+    # Uploads (ORIG 6.5)
+    Failure("upload_folder_unknown", 400, "上传失败: 上传目录不存在", "There is no such folder to upload to"),
+    Failure("upload_type_refused", 400, "上传失败: 不支持该类型的文件", "Files of this type are not taken"),
+    Failure(
+        "upload_content_differs",
+        400,
+        "上传失败: 文件内容与扩展名不符",
+        "The content of the file is not what its extension says",
+    ),
+    Failure("upload_too_large", 413, "上传失败: 文件过大", "The file is too large"),
+    Failure("range_invalid", 416, "请求的范围不在文件内", "The file has no such range"),
+    Failure(
+        "upload_quota",
+        429,
+        "上传失败: 今天的上传额度已用完，请稍后再试",
+        "This user has uploaded as much as he may in a day",
+        "later",
+    ),
+    Failure(
+        "too_many_uploads",
+        429,
+        "上传失败: 同时上传的文件过多，请稍后再试",
+        "Too many uploads are under way, please try again later",
+        "later",
+    ),
+    Failure(
+        "uploads_unavailable",
+        503,
+        "上传失败: 文件存储暂时不可用，请稍后再试",
+        "Files cannot be kept or read at the moment",
+        "later",
+    ),
     # What we could not do
     Failure(
         "unavailable", 503, "服务暂时不可用，请稍后再试", "The service is not available, please try again", "later"

@@ -18,6 +18,7 @@ import gevent
 from gevent.server import StreamServer
 from gunicorn import http, util
 from gunicorn.http import wsgi
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import ggevent
 
 from logs import redact_stderr
@@ -203,7 +204,9 @@ if wsgi.Response.__name__ != OneWriteResponse.__name__:
         return parser
 
     http.get_parser = _get_parser_of_rest
-sendfile = False  # it would overtake the head; what we serve from files is small
+sendfile = False  # it would overtake the head
+# gunicorn would take up to 1 MiB off a socket at once, for each upload that is under way.
+SocketUnreader.max_body_chunk = 131_072
 
 
 def _write_refusal(client: Any, status: int, _reason: str, _message: str) -> None:
@@ -232,11 +235,25 @@ def _count_slow_request() -> None:
     counts.bounds["REQUEST_MAX_SECONDS"] += 1
 
 
+class _Leaving:
+    """A socket whose client still sends. However fast he is, others have their turn after each piece."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.shutdown, self.settimeout, self.close = client.shutdown, client.settimeout, client.close
+
+    def recv(self, _size: int) -> bytes:
+        gevent.sleep(0)
+        data: bytes = self._client.recv(_DRAIN_BYTES)
+        return data
+
+
 def _finish_body(client: Any, request: Any) -> bool:
     """Read what a view has left of a body, or end the connection so that its client can read the answer, and return False."""
     if _has_read_body(request):
         return True
-    util.close_graceful(client, timeout=_LINGER_SECONDS, max_drain=_LINGER_BODIES * _settings.body_max_bytes)
+    most = getattr(request.body, "linger_bytes", _LINGER_BODIES * _settings.body_max_bytes)
+    util.close_graceful(_Leaving(client), timeout=_LINGER_SECONDS, max_drain=most)
     return False
 
 

@@ -1,4 +1,4 @@
-"""Limits: how often one may send, register and log in, and the lock after too many failed logins.
+"""Limits: how often one may send, register and log in, how much one may upload, and the lock after too many failed logins.
 
 Counters stand in Redis and are shared by all web processes. Where they cannot be read, a limit lets pass, since nothing is
 accepted without Redis anyway, while the lock refuses.
@@ -32,6 +32,8 @@ log = structlog.get_logger()
 DeviceLimit = Literal["visitor_registrations", "visitor_logins"]
 
 _PER_DEVICE_ID = parse_rate("5 per hour")  # ORIG 1.7
+_DAY_MS = 24 * 3_600_000
+_LEAST_BYTES = 4_096  # that a file counts as: it takes a block of the disk, however small it is
 
 
 class Limits:
@@ -42,6 +44,8 @@ class Limits:
         self.refused_sends = Memory()
         self._sends = parse_rate(settings.rate_limit_sends)
         self._auth = parse_rate(settings.rate_limit_auth)
+        self._upload_quota = ("UPLOAD_QUOTA_BYTES", settings.upload_quota_bytes)
+        self._visitor_quota = ("UPLOAD_QUOTA_VISITOR_BYTES", settings.upload_quota_visitor_bytes)
 
     def count_send(self, user_id: int, credential: str | None = None) -> None:
         """Count a send of a user that is not offered to the outbox, or before it is. Raises ApiError with rate_limited.
@@ -76,6 +80,27 @@ class Limits:
         left_ms = self._hit(what, _PER_DEVICE_ID, digest)
         if left_ms:
             raise _refusal("too_many_registrations", left_ms)
+
+    def upload_quota(self, role: str) -> int:
+        """Return how many bytes one may upload in 24 hours."""
+        return self._quota_of(role)[1]
+
+    def count_upload(self, user_id: int, role: str, size: int, *, is_over: bool) -> None:
+        """Take a file's bytes of a user's quota. is_over: False only asks, since the file is still on its way.
+
+        Raises ApiError with upload_quota: nothing was taken; StoreUnavailable: what is not counted is not kept.
+        """
+        setting, most = self._quota_of(role)
+        command = counters.spend_command(
+            "uploads", str(user_id), max(size, _LEAST_BYTES), window_ms=_DAY_MS, most=most, is_counted=is_over
+        )
+        left_ms = int(self._store.call_once(command))
+        if left_ms:
+            counts.bounds[setting] += 1
+            raise _refusal("upload_quota", left_ms)
+
+    def _quota_of(self, role: str) -> tuple[str, int]:
+        return self._visitor_quota if role == "visitor" else self._upload_quota
 
     def _hit(self, what: str, rate: Rate | None, who: str) -> int:
         """Count, and return for how many ms he is refused; 0: he may pass."""

@@ -152,6 +152,8 @@ _COUNTERS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("hongyan_verdicts", "Verdicts that came back; code `stored`: allowed", "verdicts", ("code",)),
     ("hongyan_entries", "Inbox entries written to sockets", "entries", ("protocol",)),
     ("hongyan_acknowledgements", "Acknowledged positions told to Redis", "acknowledgements", ()),
+    ("hongyan_uploads", "Files that were kept", "uploads", ("kind",)),
+    ("hongyan_upload_bytes", "Bytes of the files that were kept", "upload_bytes", ("kind",)),
     ("hongyan_bounds_hit", "Times a bound said no; `bound` is its setting", "bounds", ("bound",)),
     ("hongyan_sockets_closed", "Sockets ended by the server; `dropped`: without a close frame", "closed", ("code",)),
 )  # fmt: skip

@@ -115,7 +115,7 @@ def described_rules(app: Flask) -> list[tuple[Rule, Description]]:
 def codes_of(description: Description, methods: Iterable[str], variables: Iterable[str]) -> tuple[str, ...]:
     """Return every failure that a route can answer with: its own, and those that follow from access and parameters."""
     codes = [*_OF_ACCESS[description.access], *description.failures]
-    if description.params is not None:
+    if description.params is not None or description.file is not None:
         codes.append("invalid")
     if any(variables):
         codes.append("not_found")  # an empty one, or one with a slash, is another path
@@ -170,6 +170,8 @@ class _Writer:
         }
         if method not in _BODY_METHODS:
             operation["parameters"] += [self._parameter("query", name, field) for name, field in params.items()]
+        elif description.file is not None:
+            operation["requestBody"] = self._file_body(description.file, params)
         elif params:
             operation["requestBody"] = self._body(params)
         return operation
@@ -196,6 +198,12 @@ class _Writer:
                 "application/x-www-form-urlencoded": {"schema": schema(is_json=False)},
             },
         }
+
+    def _file_body(self, file: str, params: Mapping[str, fields.Field[Any]]) -> Json:
+        properties = {name: self._value(field, is_json=False) for name, field in params.items()}
+        shown = {"type": "string", "format": "binary"}
+        schema = {"type": "object", "properties": {**properties, file: shown}, "required": [file]}
+        return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
     def _value(self, field: fields.Field[Any], *, is_json: bool) -> Json:
         if isinstance(field, IntParam | TextParam):

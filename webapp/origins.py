@@ -39,14 +39,14 @@ class Origins:
     def admits(self, request: Request) -> bool:
         """Return whether the page that makes the request, if it is one, may."""
         origin = request.headers.get("Origin")
-        return origin is None or self.knows(origin, *self._own(request))
+        return origin is None or self.knows(origin, *self.own(request))
 
     def knows(self, origin: str, scheme: str, host: str) -> bool:
         """Return whether an origin is allowed, or is our own: `scheme://host`."""
         normal = normal_origin(origin)
         return normal is not None and (normal in self._allowed or normal == normal_origin(f"{scheme}://{host}"))
 
-    def _own(self, request: Request) -> tuple[str, str]:
+    def own(self, request: Request) -> tuple[str, str]:
         """Return scheme and host as the browser names them: a trusted proxy says what it was asked for."""
         scheme: str = request.environ.get("wsgi.url_scheme", "http")
         host = request.headers.get("Host") or ""

@@ -36,8 +36,9 @@ class Description:
     params: Params | None
     answer: Answer | None
     failures: tuple[str, ...]
-    also: Mapping[int, Answer] = field(default_factory=dict)  # answers of other statuses than 200, in the envelope
+    also: Mapping[int, Answer | None] = field(default_factory=dict)  # answers of other statuses than 200
     media: str = "application/json"  # what is answered where `answer` is None
+    file: str | None = None  # the field of a multipart body that holds a file; None: the body is JSON or a plain form
 
 
 def describe(
@@ -47,13 +48,14 @@ def describe(
     params: Params | None = None,
     answer: Answer | None = "ok",
     failures: tuple[str, ...] = (),
-    also: Mapping[int, Answer] | None = None,
+    also: Mapping[int, Answer | None] | None = None,
     media: str = "application/json",
+    file: str | None = None,
 ) -> Callable[[View], View]:
     """Describe a view. Put it between the route and the function."""
 
     def attach(view: View) -> View:
-        view.description = Description(summary, access, params, answer, failures, also or {}, media)  # type: ignore[attr-defined]
+        view.description = Description(summary, access, params, answer, failures, also or {}, media, file)  # type: ignore[attr-defined]
         return view
 
     return attach

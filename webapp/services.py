@@ -220,7 +220,12 @@ def offload(database: Database, function: Callable[..., Result], *args: Any) -> 
     """
     if not database.is_sqlite:
         return function(*args)
-    result, error = _sql_thread().apply(_caught, (function, args))
+    return call_in(_sql_thread(), function, *args)
+
+
+def call_in(threads: ThreadPool, function: Callable[..., Result], *args: Any) -> Result:
+    """Call a function in a native thread, so that what it waits for holds up no greenlet but this one."""
+    result, error = threads.apply(_caught, (function, args))
     if error is not None:
         try:
             raise error

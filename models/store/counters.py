@@ -1,7 +1,7 @@
-"""Counters that all web processes share: hits against a rate, and failures that lock.
+"""Counters that all web processes share: hits against a rate, amounts against a quota, and failures that lock.
 
 A hit is one script, so that parallel requests cannot all pass. A counter that is lost with Redis's data starts at zero.
-Hits and failures are not to be repeated: each time counts.
+Hits, amounts and failures are not to be repeated: each time counts.
 """
 
 from __future__ import annotations
@@ -47,6 +47,15 @@ def parse_rate(text: str) -> Rate | None:
 def count_command(rate: Rate, what: str, who: str) -> Command:
     """Count a hit. The answer: 0 where the window holds no more than the rate allows, else the ms until it is over."""
     return SCRIPTS["count"].call([rate.key(what, who)], [rate.window_ms, rate.most, int(rate.is_kept)])
+
+
+def spend_command(what: str, who: str, amount: int, *, window_ms: int, most: int, is_counted: bool) -> Command:
+    """Take an amount of a quota, if all of it is left. The answer: 0 where it is, else the ms until the window is over.
+
+    is_counted: False only asks, and takes nothing
+    """
+    key = keys.counter(f"{what}/{who}")
+    return SCRIPTS["spend"].call([key], [window_ms, most, amount, int(is_counted)])
 
 
 def locked_command(name: str, *, window_ms: int, most: int) -> Command:

@@ -419,6 +419,8 @@ _VISITORS_ROUTES = {
     "POST /api/chat/groupnickname",
     "POST /api/chat/groupDeleteOrQuit",
     "GET /api/chat/groupQrcode/{id}",
+    "POST /api/chat/uploadStreamSingleToServerDiy/{diydir}",
+    "POST /api/chat/uploadAliyun",
     "POST /api/chat/revokeMessage",
     "POST /api/chat/updateUserinfo",
     "POST /api/chat/groupInviteUser",

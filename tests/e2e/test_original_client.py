@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urljoin
+from urllib.request import urlopen
 
 import pytest
 
@@ -350,6 +352,26 @@ def test_two_users_chat(chat: Instance, pair: tuple[int, int]) -> None:
         assert [m["id"] for m in a.history(bob)] == [m["id"] for m in b.history(alice)]
         assert a.item(bob).noreadnum == 1
         assert (a.ignored, b.ignored) == ([], [])
+
+
+@pytest.mark.parametrize("to_cloud", [False, True], ids=["to the server", "to the cloud"])
+@pytest.mark.parametrize("role", _ROLES)
+def test_a_picture_is_uploaded_and_shown(chat: Instance, pair: tuple[int, int], role: str, to_cloud: bool) -> None:
+    """The client uploads it, sends its URL, and the other's page loads it from there, below its base URL or as it is."""
+    alice, bob = pair
+    chat.tokens[alice] = start_session(chat, alice, role=role)
+    picture = b"\x89PNG\r\n\x1a\n" + bytes(100)
+    with _client(chat, alice) as a, _client(chat, bob) as b:
+        sent = a.send_image(bob, "微信图片.png", picture, to_cloud=to_cloud)
+        assert sent["sendStatus"] == "success", sent
+        b.wait_for(lambda: any(m["id"] == sent["id"] for m in b.shown))
+
+        (received,) = b.history(alice)
+        body = json.loads(received["data"])
+        assert (received["type"], body["dataType"]) == ("image", "image")
+        assert b.item(alice).datadesc == "[图片]"
+        with urlopen(urljoin(chat.base, body["data"]), timeout=10) as loaded:
+            assert (loaded.read(), loaded.headers["Content-Type"]) == (picture, "image/png")
 
 
 def test_a_refused_message_stands_as_failed(chat: Instance, strangers: tuple[int, int]) -> None:

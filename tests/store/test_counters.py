@@ -83,6 +83,36 @@ def test_a_counter_without_an_end_gets_one(client: Client, name: str) -> None:
     assert client.pttl(keys.counter(f"{name}/he/")) > 0
 
 
+def _spend(client: Client, name: str, amount: int, *, window_ms: int = _WINDOW_MS, is_counted: bool = True) -> int:
+    command = counters.spend_command(name, "he", amount, window_ms=window_ms, most=100, is_counted=is_counted)
+    return int(_call(client, command))
+
+
+def test_an_amount_is_taken_as_a_whole_or_not_at_all(client: Client, name: str) -> None:
+    """What does not fit takes nothing, and is told how long the window still is that the first amount has opened."""
+    assert _spend(client, name, 101) == _WINDOW_MS
+    assert [_spend(client, name, 60), _spend(client, name, 30)] == [0, 0]
+
+    assert 0 < _spend(client, name, 11, window_ms=10 * _WINDOW_MS) <= _WINDOW_MS
+    assert _spend(client, name, 10, window_ms=10 * _WINDOW_MS) == 0
+    assert 0 < client.pttl(keys.counter(f"{name}/he")) <= _WINDOW_MS
+    assert client.get(keys.counter(f"{name}/he")) == b"100"
+
+
+def test_asking_takes_nothing(client: Client, name: str) -> None:
+    assert [_spend(client, name, 100, is_counted=False) for _ in range(3)] == [0, 0, 0]
+
+    assert not client.exists(keys.counter(f"{name}/he"))
+
+
+def test_parallel_amounts_never_exceed_the_most(client: Client, name: str) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        left = list(pool.map(lambda _: _spend(client, name, 7), range(50)))
+
+    assert left.count(0) == 100 // 7
+    assert client.get(keys.counter(f"{name}/he")) == b"98"
+
+
 def test_so_many_failures_lock(client: Client, name: str) -> None:
     """One fewer does not, asking does not count, and forgiving opens."""
     assert _locked(client, name) == 0

@@ -974,7 +974,7 @@ def test_each_script_is_tested_here() -> None:
     assert set(SCRIPTS) == {
         "accept", "acknowledge", "append", "append_group", "connect", "count", "disconnect", "end_session", "fail", "find_request",
         "forget_device", "open_inbox", "pop", "register_device",
-        "read_group", "read_inbox", "release_lease", "remember_session", "take_lease", "tombstone", "tombstone_group",
+        "read_group", "read_inbox", "release_lease", "remember_session", "spend", "take_lease", "tombstone", "tombstone_group",
     }  # fmt: skip
 
 

@@ -102,7 +102,8 @@ def test_a_failed_login_whose_answer_was_lost_counts_once(
 
 def test_a_hit_whose_answer_was_lost_counts_once(store: Redis, losing: _Losing, client: Client, name: str) -> None:
     """And lets pass, as where Redis is away."""
-    settings: Any = SimpleNamespace(rate_limit_sends="off", rate_limit_auth="off")
+    rates = {"rate_limit_sends": "off", "rate_limit_auth": "off"}
+    settings: Any = SimpleNamespace(**rates, upload_quota_bytes=0, upload_quota_visitor_bytes=0)
     others = set(client.keys(keys.counter("*")))
     losing.is_losing = True
 
