@@ -34,7 +34,9 @@ def test_whoever_comes_while_the_process_stops_is_served_by_the_next(fresh_insta
     instance.seed(4, 2)
     (old,) = instance.processes("web")
 
-    instance.kill("web", signal.SIGTERM)
+    with open_socket(instance, 2, 2) as former:
+        instance.kill("web", signal.SIGTERM)
+        assert wait_until(lambda: former.close_code == 1012, 10.0)
     with open_socket(instance, 1, 2) as newcomer:
         assert wait_until(lambda: old not in instance.processes("web"), 10.0)
         time.sleep(0.2)  # a moment for what the end of the process would have done to it
