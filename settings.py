@@ -94,6 +94,12 @@ class Settings:
     upload_keep_free_bytes: int  # UPLOAD_KEEP_FREE_BYTES, of the disk, which uploads leave to others
     uploads_at_once: int  # UPLOADS_AT_ONCE, under way in one web process
 
+    # Webhooks (tasks, webapp)
+    webhook_allowed_networks: tuple[str, ...]  # WEBHOOK_ALLOWED_NETWORKS, private ones that targets may be in
+    webhook_timeout_seconds: float  # WEBHOOK_TIMEOUT_SECONDS, for a target to answer
+    webhook_pause_hours: float  # WEBHOOK_PAUSE_HOURS, of failures in a row after which a webhook is paused
+    webhooks_max: int  # WEBHOOKS_MAX, of a deployment
+
     # Delivery core (tasks, models.store)
     outbox_shards: int  # OUTBOX_SHARDS, fixed for the life of a deployment: it decides where a conversation lives
     drain_batch_requests: int  # DRAIN_BATCH_REQUESTS, requests one batch reads from a shard at most
@@ -230,6 +236,10 @@ def _read(env: Env) -> Settings:
         upload_min_rate=env.int("UPLOAD_MIN_RATE", 8_192, validate=positive),
         upload_keep_free_bytes=env.int("UPLOAD_KEEP_FREE_BYTES", 1_073_741_824, validate=validate.Range(min=0)),
         uploads_at_once=env.int("UPLOADS_AT_ONCE", 128, validate=positive),
+        webhook_allowed_networks=_networks("WEBHOOK_ALLOWED_NETWORKS", env.list("WEBHOOK_ALLOWED_NETWORKS", [])),
+        webhook_timeout_seconds=env.float("WEBHOOK_TIMEOUT_SECONDS", 15.0, validate=validate.Range(min=0.1, max=60)),
+        webhook_pause_hours=env.float("WEBHOOK_PAUSE_HOURS", 120.0, validate=validate.Range(min=0.001)),
+        webhooks_max=env.int("WEBHOOKS_MAX", 20, validate=validate.Range(min=0, max=200)),
         outbox_shards=env.int("OUTBOX_SHARDS", 8, validate=validate.Range(min=1, max=64)),
         drain_batch_requests=env.int("DRAIN_BATCH_REQUESTS", 256, validate=positive),
         drain_batch_deliveries=env.int("DRAIN_BATCH_DELIVERIES", 2_000, validate=positive),

@@ -16,6 +16,7 @@ from models.sessions import ChatSession
 from models.shards import Shard
 from models.takeovers import Takeover
 from models.users import User
+from models.webhooks import Webhook, WebhookAttempt
 
 __all__ = [
     "Audience",
@@ -35,4 +36,6 @@ __all__ = [
     "Takeover",
     "User",
     "UserInfo",
+    "Webhook",
+    "WebhookAttempt",
 ]

@@ -15,6 +15,8 @@ HOUSEKEEPING_QUEUE = "housekeeping"
 _DAY_SECONDS = 86_400.0
 _HOUR_SECONDS = 3_600.0
 _COMPACT_SECONDS = 10.0
+# For about so long nobody is told anything after the worker has died. A bell a second would cost a hundredth of a processor.
+_WEBHOOKS_SECONDS = 5.0
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
 
 
@@ -65,6 +67,11 @@ def make_celery(settings: Settings) -> Celery:
                 "task": "remove_partial_uploads",
                 "schedule": _HOUR_SECONDS,
                 "options": {"expires": _HOUR_SECONDS, "queue": HOUSEKEEPING_QUEUE},
+            },
+            "deliver_webhooks": {
+                "task": "deliver_webhooks",
+                "schedule": _WEBHOOKS_SECONDS,
+                "options": {"expires": _WEBHOOKS_SECONDS, "queue": HOUSEKEEPING_QUEUE},
             },
             # A Redis of the operator's own is his to look after.
             **(compact if settings.is_redis_embedded else {}),

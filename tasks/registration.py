@@ -17,6 +17,7 @@ from models.store import upkeep
 from models.store.connection import Client, connect
 from settings import Settings
 from tasks.celery_app import DRAIN_QUEUE
+from tasks.courier import Courier
 from tasks.devices import forget_unseen
 from tasks.drain import Drain
 
@@ -44,6 +45,10 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     @cache
     def the_drain() -> Drain:
         return Drain(settings, the_database(), the_store())
+
+    @cache
+    def the_courier() -> Courier:
+        return Courier(settings, the_database(), the_store())
 
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
@@ -96,4 +101,13 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
             return upkeep.compact(the_store())
         except StoreUnavailable as error:
             log.warning("store_not_compacted", error=str(error))  # asked again soon
+            return None
+
+    @celery.task(name="deliver_webhooks")  # type: ignore[untyped-decorator]
+    def deliver_webhooks() -> int | None:
+        """Have threads of this process deliver webhooks, where there are any. Returns how many are at work."""
+        try:
+            return the_courier().run()
+        except DatabaseUnavailable as error:
+            log.warning("webhooks_not_looked_at", error=str(error))  # asked again in some seconds
             return None

@@ -39,6 +39,7 @@ from webapp.api import (
     relations,
     tickets,
     uploads,
+    webhooks,
 )
 from webapp.application import Application
 from webapp.arriving import BodyBounds
@@ -162,12 +163,13 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.register_blueprint(profile.make_blueprint(gatekeeper, database, teller))
     app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))
+    app.register_blueprint(webhooks.make_blueprint(settings, gatekeeper, database, celery))
     app.register_blueprint(media.make_blueprint())
     origins = Origins(settings.allowed_origins, proxies)
     app.register_blueprint(uploads.make_blueprint(gatekeeper, Uploads(settings, limits), origins))
     app.register_blueprint(documents.make_blueprint(settings))
     metrics.count_requests(app)
-    app.register_blueprint(metrics.make_blueprint(settings, snapshots, store))
+    app.register_blueprint(metrics.make_blueprint(settings, snapshots, store, database))
     app.register_blueprint(health.make_blueprint(settings, process_id, database, store, listener))
     sock = flask_sock.Sock(app)
     socket_tickets = Tickets(store, gatekeeper)

@@ -246,6 +246,17 @@ _FAILURES = [
         "Files cannot be kept or read at the moment",
         "later",
     ),
+    # Webhooks
+    Failure(
+        "webhook_target_refused",
+        400,
+        "目标地址属于内部网络，不被允许",
+        "This host is at an address that webhooks may not be posted to",
+    ),
+    Failure(
+        "webhook_host_unknown", 400, "无法解析目标地址的主机名", "The host of this URL cannot be resolved", "later"
+    ),
+    Failure("too_many_webhooks", 400, "webhook 数量已达上限", "There are as many webhooks as there may be"),
     # What we could not do
     Failure(
         "unavailable", 503, "服务暂时不可用，请稍后再试", "The service is not available, please try again", "later"

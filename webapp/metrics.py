@@ -23,7 +23,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from models.errors import StoreUnavailable
+from models import shards, webhooks
+from models.database import Database
+from models.errors import DatabaseUnavailable, StoreUnavailable
 from models.requests import decode
 from models.store import outbox
 from settings import Settings
@@ -31,7 +33,7 @@ from webapp.counts import REQUEST_BOUNDS, counts
 from webapp.errors import ApiError
 from webapp.http import this_request
 from webapp.routes import describe
-from webapp.services import Redis
+from webapp.services import Redis, offload
 
 log = structlog.get_logger()
 
@@ -97,12 +99,13 @@ def _add_up(sums: dict[tuple[Any, ...], Any], rows: Iterable[list[Any]]) -> None
 
 
 class _Instance(Collector):
-    """Gives what the files and the outbox hold at this moment."""
+    """Gives what the files, the outbox and the table of webhooks hold at this moment."""
 
-    def __init__(self, snapshots: Snapshots, store: Redis, shards: int) -> None:
+    def __init__(self, snapshots: Snapshots, store: Redis, database: Database, shard_count: int) -> None:
         self._snapshots = snapshots
         self._store = store
-        self._shards = range(shards)
+        self._database = database
+        self._shards = range(shard_count)
 
     def collect(self) -> Iterator[Metric]:
         sums, alive_count = self._snapshots.read_all()
@@ -118,6 +121,7 @@ class _Instance(Collector):
             sockets.add_metric([str(protocol)], open_count)
         yield sockets
         yield from self._backlog()
+        yield from self._webhooks()
 
     def _backlog(self) -> Iterator[Metric]:
         try:
@@ -135,6 +139,30 @@ class _Instance(Collector):
         oldest_ms = min(_readable_times(heads), default=None)
         age = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
         yield GaugeMetricFamily("hongyan_oldest_undecided_seconds", "Age of the oldest request without a verdict", age)
+
+    def _webhooks(self) -> Iterator[Metric]:
+        def load() -> tuple[list[Any], dict[int, int]]:
+            with self._database.reading() as connection:
+                return webhooks.load_all(connection), shards.load_last_positions(connection)
+
+        try:
+            hooks, last = offload(self._database, load)
+        except DatabaseUnavailable as error:
+            log.warning("webhooks_not_counted", error=str(error))
+            return
+        delivered = CounterMetricFamily(
+            "hongyan_webhook_events", "Events that a target has confirmed", labels=["webhook"]
+        )
+        failed = CounterMetricFamily("hongyan_webhook_failures", "POSTs that failed", labels=["webhook"])
+        lag = GaugeMetricFamily("hongyan_webhook_lag", "Decisions that lie behind a webhook", labels=["webhook"])
+        paused = GaugeMetricFamily("hongyan_webhook_paused", "1: the webhook is paused", labels=["webhook"])
+        for hook in hooks:
+            label = [str(hook.id)]
+            delivered.add_metric(label, hook.delivered_count)
+            failed.add_metric(label, hook.failed_count)
+            lag.add_metric(label, webhooks.count_behind(webhooks.decode_positions(hook.positions), last))
+            paused.add_metric(label, hook.paused is not None)
+        yield from (delivered, failed, lag, paused)
 
 
 def _readable_times(entries: Iterable[bytes]) -> Iterator[int]:
@@ -170,10 +198,10 @@ def _request_seconds(sums: _Sums) -> HistogramMetricFamily:
     return histogram
 
 
-def make_blueprint(settings: Settings, snapshots: Snapshots, store: Redis) -> Blueprint:
+def make_blueprint(settings: Settings, snapshots: Snapshots, store: Redis, database: Database) -> Blueprint:
     blueprint = Blueprint("metrics", __name__)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Instance(snapshots, store, settings.outbox_shards))
+    registry.register(_Instance(snapshots, store, database, settings.outbox_shards))
 
     @blueprint.get("/metrics")
     @describe(

@@ -31,6 +31,10 @@ def lease(shard: int) -> str:
     return f"lease:{{s{shard}}}"
 
 
+def webhook_lease(webhook_id: int) -> str:
+    return f"lease:{{w{webhook_id}}}"
+
+
 def inbox(user_id: int) -> str:
     return f"chat_getmessage_{{{user_id}}}"
 

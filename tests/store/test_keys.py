@@ -18,7 +18,7 @@ _ROWS = {
 }
 # What a function's parameters are called in the table.
 _PLACES = {"shard": "<n>", "user_id": "<uid>", "owner_id": "<uid>", "peer_id": "<peer>", "group_id": "<gid>"}
-_PLACES |= {"process_id": "<process>", "ticket": "<ticket>"}
+_PLACES |= {"process_id": "<process>", "ticket": "<ticket>", "webhook_id": "<webhook>"}
 _PLACES["name"] = "<name>"
 
 
