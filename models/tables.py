@@ -3,6 +3,7 @@
 from models.applications import FriendApplication
 from models.audiences import Audience
 from models.blocks import Block
+from models.complaints import Complaint
 from models.first_contacts import FirstContact
 from models.follows import Follow
 from models.friendships import Friendship
@@ -22,6 +23,7 @@ __all__ = [
     "Audience",
     "Block",
     "ChatSession",
+    "Complaint",
     "DevicePosition",
     "FirstContact",
     "Follow",

@@ -240,6 +240,9 @@ def populate(instance: Instance) -> tuple[list[Caller], Known]:
     group_id = int(_expect(host.get("/api/chat/grouplist/1"))[0]["id"])
     sent.append(_expect(host.send(group_id, "to the group", "group")))
     _expect(HttpClient(instance.base, rows[admin]["token"]).post("/api/admin/webhooks", {"url": _NO_TARGET}))
+    evidence = {"images": ["/public/1.png"], "complaint_chatinfo": [{"id": sent[0]["id"]}]}
+    about = {"target_id": rows[user]["id"], "target_type": "single", "reason": "fuzz", **evidence}
+    _expect(host.post("/api/chat/complaint/create", about))
 
     def login_of(name: str) -> Callable[[], dict[str, str]]:
         def log_in() -> dict[str, str]:

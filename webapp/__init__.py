@@ -27,6 +27,7 @@ from webapp.address import Proxies
 from webapp.api import (
     accounts,
     admin,
+    complaints,
     documents,
     forward,
     friends,
@@ -164,6 +165,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))
     app.register_blueprint(webhooks.make_blueprint(settings, gatekeeper, database, celery))
+    app.register_blueprint(complaints.make_blueprint(settings, gatekeeper, database, teller))
     app.register_blueprint(media.make_blueprint())
     origins = Origins(settings.allowed_origins, proxies)
     app.register_blueprint(uploads.make_blueprint(gatekeeper, Uploads(settings, limits), origins))

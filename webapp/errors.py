@@ -100,6 +100,24 @@ _FAILURES = [
     ),
     Failure("invite_confirm_invalid", 400, "添加我为好友设置值错误", "This setting is 0 or 1"),
     Failure("profile_missing", 400, "用户不存在，无法修改信息", "There is no such user to change"),
+    # Complaints (ORIG 6.6)
+    Failure("complaint_incomplete", 400, "缺少必要参数", "A complaint needs target_id, target_type and reason"),
+    Failure("complaint_self", 400, "不能投诉自己", "You cannot complain about yourself"),
+    Failure(
+        "complaint_target_unknown",
+        400,
+        "投诉对象不存在",
+        "There is no such user or group that you could complain about",
+    ),
+    Failure("complaint_not_found", 400, "投诉记录不存在", "There is no such complaint of yours"),
+    Failure("complaint_closed", 400, "该投诉已开始处理，无法修改", "This complaint is being handled and cannot change"),
+    Failure(
+        "too_many_complaints",
+        429,
+        "您有过多投诉尚未处理，请稍后再试",
+        "Too many complaints of yours are open, please wait for one to be settled",
+        "later",
+    ),
     Failure("origin_refused", 403, "该来源不被允许连接", "Pages of this origin may not connect"),
     Failure("too_many_connections", 429, "连接数过多，请稍后再试", "This user has too many connections", "later"),
     # What is asked (ORIG 1.2)

@@ -1,0 +1,37 @@
+"""Complaints."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "chat_complaint",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("target_id", sa.Integer(), nullable=False),
+        sa.Column("target_type", sa.String(length=10), nullable=False),
+        sa.Column("target_name", sa.String(length=255), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.Column("images", sa.JSON(), nullable=False),
+        sa.Column("complaint_chatinfo", sa.JSON(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("admin_reply", sa.Text(), nullable=True),
+        sa.Column("create_time", sa.DateTime(), nullable=False),
+        sa.Column("update_time", sa.DateTime(), nullable=False),
+        sa.Column("is_deleted", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["user.id"], name=op.f("fk_chat_complaint_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_chat_complaint")),
+    )
+    op.create_index(op.f("ix_chat_complaint_user_id"), "chat_complaint", ["user_id"])
+    op.create_index(op.f("ix_chat_complaint_status"), "chat_complaint", ["status"])
+
+
+def downgrade() -> None:
+    op.drop_table("chat_complaint")
