@@ -78,6 +78,7 @@ class Settings:
     devices_per_user: int  # DEVICES_PER_USER
     group_max_members: int  # GROUP_MAX_MEMBERS
     complaints_per_user: int  # COMPLAINTS_PER_USER, that nobody has settled
+    answers_per_owner: int  # ANSWERS_PER_OWNER, questions with their answer of a user or group
     inbox_max_entries: int  # INBOX_MAX_ENTRIES, unacknowledged entries kept per user
     chatlog_max_entries: int  # CHATLOG_MAX_ENTRIES, entries of a conversation kept in Redis
     web_max_connections: int  # WEB_MAX_CONNECTIONS, per web process
@@ -224,6 +225,7 @@ def _read(env: Env) -> Settings:
         devices_per_user=env.int("DEVICES_PER_USER", 5, validate=positive),
         group_max_members=env.int("GROUP_MAX_MEMBERS", 1_000, validate=positive),
         complaints_per_user=env.int("COMPLAINTS_PER_USER", 20, validate=positive),
+        answers_per_owner=env.int("ANSWERS_PER_OWNER", 100, validate=positive),
         inbox_max_entries=env.int("INBOX_MAX_ENTRIES", 10_000, validate=positive),
         chatlog_max_entries=env.int("CHATLOG_MAX_ENTRIES", 1_000, validate=positive),
         web_max_connections=env.int("WEB_MAX_CONNECTIONS", 20_000, validate=positive),

@@ -1,6 +1,7 @@
 """Every table of the database. Importing this module makes `db.metadata` whole, for migrations and tests."""
 
 from models.applications import FriendApplication
+from models.askanswers import AskAnswer
 from models.audiences import Audience
 from models.blocks import Block
 from models.complaints import Complaint
@@ -20,6 +21,7 @@ from models.users import User
 from models.webhooks import Webhook, WebhookAttempt
 
 __all__ = [
+    "AskAnswer",
     "Audience",
     "Block",
     "ChatSession",

@@ -243,6 +243,7 @@ def populate(instance: Instance) -> tuple[list[Caller], Known]:
     evidence = {"images": ["/public/1.png"], "complaint_chatinfo": [{"id": sent[0]["id"]}]}
     about = {"target_id": rows[user]["id"], "target_type": "single", "reason": "fuzz", **evidence}
     _expect(host.post("/api/chat/complaint/create", about))
+    _expect(host.post("/api/chat/askanswer/create", {"type": "single", "ask": "to know", "answer": "known"}))
 
     def login_of(name: str) -> Callable[[], dict[str, str]]:
         def log_in() -> dict[str, str]:

@@ -27,6 +27,7 @@ from webapp.address import Proxies
 from webapp.api import (
     accounts,
     admin,
+    askanswers,
     complaints,
     documents,
     forward,
@@ -166,6 +167,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))
     app.register_blueprint(webhooks.make_blueprint(settings, gatekeeper, database, celery))
     app.register_blueprint(complaints.make_blueprint(settings, gatekeeper, database, teller))
+    app.register_blueprint(askanswers.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(media.make_blueprint())
     origins = Origins(settings.allowed_origins, proxies)
     app.register_blueprint(uploads.make_blueprint(gatekeeper, Uploads(settings, limits), origins))

@@ -100,7 +100,7 @@ _FAILURES = [
     ),
     Failure("invite_confirm_invalid", 400, "添加我为好友设置值错误", "This setting is 0 or 1"),
     Failure("profile_missing", 400, "用户不存在，无法修改信息", "There is no such user to change"),
-    # Complaints (ORIG 6.6)
+    # Complaints, questions and answers (ORIG 6.6)
     Failure("complaint_incomplete", 400, "缺少必要参数", "A complaint needs target_id, target_type and reason"),
     Failure("complaint_self", 400, "不能投诉自己", "You cannot complain about yourself"),
     Failure(
@@ -118,6 +118,12 @@ _FAILURES = [
         "Too many complaints of yours are open, please wait for one to be settled",
         "later",
     ),
+    Failure("askanswer_incomplete", 400, "参数不完整", "A parameter is missing"),
+    Failure("askanswer_not_found", 400, "问答不存在", "There is no such question of yours"),
+    Failure("askanswer_doubled", 400, "该问题已存在", "You have another entry with this question"),
+    Failure("askanswer_full", 400, "问答数量已达上限", "There are as many questions as there may be"),
+    Failure("askanswer_none", 400, "暂无问答数据", "There are no questions to search"),
+    Failure("askanswer_no_match", 400, "未找到相关问答", "No question matches"),
     Failure("origin_refused", 403, "该来源不被允许连接", "Pages of this origin may not connect"),
     Failure("too_many_connections", 429, "连接数过多，请稍后再试", "This user has too many connections", "later"),
     # What is asked (ORIG 1.2)

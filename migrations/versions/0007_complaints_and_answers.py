@@ -1,4 +1,4 @@
-"""Complaints."""
+"""Complaints, questions and answers."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,7 +31,21 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_chat_complaint_user_id"), "chat_complaint", ["user_id"])
     op.create_index(op.f("ix_chat_complaint_status"), "chat_complaint", ["status"])
+    op.create_table(
+        "askanswer",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("type", sa.String(length=10), nullable=False),
+        sa.Column("owner_id", sa.Integer(), nullable=False),
+        sa.Column("ask", sa.String(length=200), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=False),
+        sa.Column("like_count", sa.Integer(), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_askanswer")),
+        sa.UniqueConstraint("type", "owner_id", "ask", name=op.f("uq_askanswer_type_owner_id_ask")),
+    )
 
 
 def downgrade() -> None:
-    op.drop_table("chat_complaint")
+    for table in ("askanswer", "chat_complaint"):
+        op.drop_table(table)

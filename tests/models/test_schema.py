@@ -75,8 +75,12 @@ def peopled(migrated: Database) -> Database:
         (tables.FriendApplication, {"user_id": _USERS[0], "friend_id": _USERS[1], "status": "pending"}),
         (tables.GroupMember, {"group_id": _GROUP_ID, "user_id": _USERS[1]}),
         (tables.FirstContact, {"sender_id": 1, "recipient_id": 2, "message_id": "m", "created_at_ms": 0}),
+        (
+            tables.AskAnswer,
+            {"type": "single", "owner_id": 1, "ask": "a", "answer": "b", "created_at_ms": 0, "updated_at_ms": 0},
+        ),
     ],
-    ids=["friendship", "pending application", "group member", "first contact"],
+    ids=["friendship", "pending application", "group member", "first contact", "question"],
 )
 def test_a_second_row_of_the_same_is_refused(peopled: Database, table: Any, row: dict[str, Any]) -> None:
     """By the database itself: of parallel requests none sees what the other has not committed (ORIG F1, C3)."""
