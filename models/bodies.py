@@ -55,11 +55,12 @@ def group_message(request: Request, seq: int, sender: UserFacts, group: GroupFac
 def notice_message(request: Request, seq: int, fields: Message) -> Message:
     """Build a system notice from the fields it was queued with.
 
-    What one person is told about a group stands nowhere in the group's own order, so it shows no `seq`.
+    What one person alone is told as if somebody said it stands nowhere in the order of their conversation, or of the group
+    it is about, so it shows no `seq`.
     """
     fixed = {"id": request.id, "create_time": request.created_at_ms, "isremove": 0}
-    is_in_order = fields.get("chatType", request.chat_type) == request.chat_type
-    return {"id": None, **fields, **fixed, **({"seq": seq} if is_in_order else {})}
+    is_aside = request.conversation.startswith("system:") and isinstance(fields.get("from_id"), int)
+    return {"id": None, **fields, **fixed, **({} if is_aside else {"seq": seq})}
 
 
 def recall_message(target: Message, recaller_name: str, now_ms: int, *, is_group: bool) -> Message:

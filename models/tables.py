@@ -13,6 +13,7 @@ from models.messages import Message
 from models.notices import PendingNotice
 from models.positions import DevicePosition
 from models.profiles import UserInfo
+from models.questions import PendingAnswer
 from models.read_markers import ReadMarker
 from models.sessions import ChatSession
 from models.shards import Shard
@@ -34,6 +35,7 @@ __all__ = [
     "Group",
     "GroupMember",
     "Message",
+    "PendingAnswer",
     "PendingNotice",
     "ReadMarker",
     "Shard",

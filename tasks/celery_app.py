@@ -12,6 +12,7 @@ from settings import Settings
 DRAIN_QUEUE = "drain"
 HOUSEKEEPING_QUEUE = "housekeeping"
 
+ANSWER_SECONDS = 10.0  # a drain that has stored a question rings too: this is for what was lost, and for verdicts
 _DAY_SECONDS = 86_400.0
 _HOUR_SECONDS = 3_600.0
 _COMPACT_SECONDS = 10.0
@@ -58,6 +59,11 @@ def make_celery(settings: Settings) -> Celery:
         beat_max_loop_interval=1,
         beat_schedule={
             "ring": {"task": "drain", "schedule": 1.0, "options": {"expires": 1, "queue": DRAIN_QUEUE}},
+            "answer_questions": {
+                "task": "answer_questions",
+                "schedule": ANSWER_SECONDS,
+                "options": {"expires": ANSWER_SECONDS, "queue": HOUSEKEEPING_QUEUE},
+            },
             "forget_unseen_devices": {
                 "task": "forget_unseen_devices",
                 "schedule": _DAY_SECONDS,

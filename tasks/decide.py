@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from models import audiences, bodies, first_contacts, messages, shards
+from models import audiences, bodies, first_contacts, messages, questions, shards
 from models.database import Database
 from models.errors import AlreadyDecided, DatabaseUnavailable, FactsChanged, ModelError
 from models.facts import NO_RELATION, Facts, FactsCache
@@ -52,6 +52,7 @@ class Decider:
         self._cache = FactsCache()
         self._last_seqs: dict[str, int] = {}  # valid while we hold the fence of the conversation's shard
         self._audiences: set[tuple[int, int]] = set()  # (group, facts version) that stand in SQL
+        self.has_questions = False  # whether messages were stored that ask for an automatic answer
 
     def forget_order(self) -> None:
         """Forget what other drains may have changed: call it when a fence was drawn or lost."""
@@ -155,6 +156,7 @@ class _Decision:
         self._seqs: dict[str, int] = {}
         self._first_contacts: dict[tuple[int, int], Request] = {}  # made in this batch
         self._left: dict[str, tuple[bytes, bytes]] = {}  # by id of what this batch recalls: what is left of it
+        self._questions: list[Request] = []  # stored in this batch, for their recipients' automatic answers
 
     def commit(self) -> dict[int, list[Outcome]]:
         decided = {shard: [self._outcome(shard, r) for r in requests] for shard, requests in self._batch.items()}
@@ -187,6 +189,8 @@ class _Decision:
             for group_id, version in new_audiences:
                 audiences.record(connection, group_id, version, self._facts.groups[group_id].active_member_ids)
             messages.insert_decisions(connection, self._rows)
+            if self._questions:
+                questions.note(connection, self._questions)
             if self._first_contacts:
                 first_contacts.record(connection, [_contact(r) for r in self._first_contacts.values()])
             for outcome in self._outcomes.values():
@@ -196,6 +200,7 @@ class _Decision:
                     messages.tombstone(connection, target["id"], body.decode(), own)
         self._decider._last_seqs.update(self._seqs)
         self._decider._audiences |= new_audiences
+        self._decider.has_questions = self._decider.has_questions or bool(self._questions)
 
     def _outcome(self, shard: int, request: Request) -> Outcome:
         first = self._outcomes.get(request.id)
@@ -226,6 +231,8 @@ class _Decision:
             group = self._facts.groups[request.to_id]
             body = bodies.encode(bodies.group_message(request, seq, sender, group, group.members[request.sender_id]))
             return self._stored(shard, request, seq, body, body)
+        if questions.is_asked(request):
+            self._questions.append(request)
         message = bodies.single_message(request, seq, sender, self._facts.users[request.to_id])
         remark_of = self._facts.relations
         from_name = remark_of.get((request.to_id, request.sender_id), NO_RELATION).remark

@@ -148,6 +148,11 @@ class Drain:
         patience = _GIVEN_SECONDS if self._given else self._settings.drain_linger_seconds
         return self._doorbell.wait(min(left, patience)) or bool(self._given)
 
+    def take_questions(self) -> bool:
+        """Return whether messages were stored since the last call that ask for an automatic answer."""
+        taken, self._decider.has_questions = self._decider.has_questions, False
+        return taken
+
     def is_needed(self) -> bool:
         """Return whether something waits and nobody is there. A drain that has left asks: it may have missed a ring."""
         return outbox.needs_bell(self._client, self._shards)

@@ -16,7 +16,8 @@ from models.files import Files
 from models.store import upkeep
 from models.store.connection import Client, connect
 from settings import Settings
-from tasks.celery_app import DRAIN_QUEUE
+from tasks.answering import Answerer
+from tasks.celery_app import ANSWER_SECONDS, DRAIN_QUEUE, HOUSEKEEPING_QUEUE
 from tasks.courier import Courier
 from tasks.devices import forget_unseen
 from tasks.drain import Drain
@@ -50,13 +51,17 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def the_courier() -> Courier:
         return Courier(settings, the_database(), the_store())
 
+    @cache
+    def the_answerer() -> Answerer:
+        return Answerer(settings, the_database(), the_store())
+
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
         """Decide what waits in the outbox. Returns {decided, refused, batches}."""
 
-        def ring() -> None:
+        def ring(task: str = "drain", queue: str = DRAIN_QUEUE, expires: float = 1) -> None:
             try:
-                celery.send_task("drain", queue=DRAIN_QUEUE, expires=1)
+                celery.send_task(task, queue=queue, expires=expires)
             except Exception as error:
                 # The broker is away. Nothing is lost: beat rings when it is back.
                 log.warning("bell_not_rung", error=str(error))
@@ -65,11 +70,22 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
             result = the_drain().run(ring)
             if not the_drain().has_successor and the_drain().is_needed():
                 ring()
+            if the_drain().take_questions():
+                ring("answer_questions", HOUSEKEEPING_QUEUE, ANSWER_SECONDS)
         except (StoreUnavailable, DatabaseUnavailable) as error:
             # Nothing is lost: what was not popped waits, and beat rings every second.
             log.warning("drain_interrupted", error=str(error))
             return None
         return result
+
+    @celery.task(name="answer_questions")  # type: ignore[untyped-decorator]
+    def answer_questions() -> int | None:
+        """Answer for those who are away. Returns how many answers went to the outbox."""
+        try:
+            return the_answerer().run(time.time_ns() // 1_000_000)
+        except (StoreUnavailable, DatabaseUnavailable) as error:
+            log.warning("questions_not_answered", error=str(error))  # they wait, and are looked at again soon
+            return None
 
     @celery.task(name="forget_unseen_devices")  # type: ignore[untyped-decorator]
     def forget_unseen_devices() -> int | None:

@@ -20,7 +20,7 @@ _FLAWS = (
     *(f"E{number}" for number in (*range(1, 13), *range(14, 24))),
     *(f"F{number}" for number in (1, 2, 3, 4, 5, 6, 19, 20, 21)),
     *(f"F{number}" for number in (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 22)),
-    *(f"G{number}" for number in (1, 3, 4, 6)),
+    *(f"G{number}" for number in (1, 3, 4, 5, 6)),
 )
 _ROW = re.compile(
     r"^\| (?P<id>[A-G]\d+) \| (?P<original>[^|]+) \| (?P<here>[^|]+) \| (?P<test>[^|]+) \|$", re.MULTILINE

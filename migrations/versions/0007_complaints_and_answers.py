@@ -1,4 +1,4 @@
-"""Complaints, questions and answers."""
+"""Complaints, questions and answers, and the questions that wait for one."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -44,8 +44,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_askanswer")),
         sa.UniqueConstraint("type", "owner_id", "ask", name=op.f("uq_askanswer_type_owner_id_ask")),
     )
+    op.create_table(
+        "pending_answer",
+        sa.Column("question_id", sa.String(length=36), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("handed_at_ms", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("question_id", name=op.f("pk_pending_answer")),
+    )
+    op.create_index(op.f("ix_pending_answer_created_at_ms"), "pending_answer", ["created_at_ms"])
 
 
 def downgrade() -> None:
-    for table in ("askanswer", "chat_complaint"):
+    for table in ("pending_answer", "askanswer", "chat_complaint"):
         op.drop_table(table)

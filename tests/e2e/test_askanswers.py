@@ -1,19 +1,27 @@
-"""Questions and answers (ORIG 6.6, flaw G4): whose they are, how many there may be, and what a search finds."""
+"""Questions and answers (ORIG 6.6, flaw G4), and the automatic answer for who is away (ORIG 7.4, flaw G5)."""
 
 from __future__ import annotations
 
+import json
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy import func, select
 
 from models.askanswers import AskAnswer
+from models.questions import PendingAnswer, answer_id
+from tests.conftest import InstanceFactory
+from tests.support.acting import open_socket
 from tests.support.client import HttpClient
-from tests.support.instance import Instance
-from tests.support.relations import add_users, make_group, writing
+from tests.support.instance import Instance, Kind, wait_until
+from tests.support.relations import add_users, befriend, make_group, set_strangers, writing
 
 _MOST = 100  # ANSWERS_PER_OWNER
 _ASK, _ANSWER = "几点开门", "每天九点"
+_ANSWERING: tuple[Kind, ...] = ("worker", "housekeeping")
 _INCOMPLETE = (400, "askanswer_incomplete", "参数不完整")
 _UNKNOWN = (400, "askanswer_not_found", "问答不存在")
 _NOT_YOURS = (400, "group_not_yours", "群不存在或者被封禁或者你无权操作")
@@ -231,3 +239,90 @@ def test_a_search_takes_its_words_literally(instance: Instance) -> None:
     for text in ("天气怎么样", ".*", "%", "?"):
         refused = _call(instance, owner, "search", type="single", ask=text)
         assert _refusal(refused) == (400, "askanswer_no_match", "未找到相关问答")
+
+
+# The automatic answer
+
+
+def _ask(instance: Instance, asker: int, owner: int, text: str = _ASK, *, options: str = '{"askanswer":true}') -> Any:
+    """Send a question as the legacy client does; return status and body."""
+    body = {
+        "sendto_id": owner,
+        "chatType": "single",
+        "type": "text",
+        "data": json.dumps({"data": text, "dataType": False, "otherData": None}),
+        "options": quote(options),
+    }
+    return HttpClient(instance.base, instance.tokens[asker]).post("/api/chat/socket/sendmessage", body)
+
+
+def _count_pending(instance: Instance) -> int:
+    with writing(instance) as connection:
+        return int(connection.execute(select(func.count()).select_from(PendingAnswer)).scalar_one())
+
+
+def _talk(instance: Instance, user_id: int, peer_id: int) -> list[str]:
+    """Return the ids of a conversation's messages, oldest first."""
+    path = f"/api/chat/history?chatType=single&peer_id={peer_id}"
+    messages = HttpClient(instance.base, instance.tokens[user_id]).get(path)[1]["data"]["messages"]
+    return [message["id"] for message in messages]
+
+
+def test_who_is_away_answers_and_is_told_when_he_comes(instance: Instance) -> None:
+    """The asker's socket shows the answer; who is online, is blocked, or asks nothing, gets none."""
+    asker, owner, present = add_users(instance, 3)
+    for friend in (owner, present):
+        befriend(instance, asker, friend)
+        _keep(instance, friend)
+    (blocker,) = add_users(instance)
+    set_strangers(instance, blocker, user=2)
+    _keep(instance, blocker)
+    HttpClient(instance.base, instance.tokens[blocker]).post(f"/api/chat/block/{asker}", {"block": 1})
+
+    with open_socket(instance, present, 1), open_socket(instance, asker, 2) as socket:
+        to_present = _ok(_ask(instance, asker, present))
+        plain = _ok(_ask(instance, asker, owner, "hello", options="{}"))
+        assert _refusal(_ask(instance, asker, blocker))[1] == "blocked_by_recipient"
+        question = _ok(_ask(instance, asker, owner))
+        answer = socket.wait_for_text(_ANSWER).message
+        assert wait_until(lambda: _count_pending(instance) == 0, 15.0)  # told at the next look
+
+    assert answer is not None
+    assert (answer["id"], answer["from_id"], answer["type"]) == (answer_id(question["id"]), owner, "text")
+    assert (answer["to_id"], answer["seq"], answer["options"]) == (asker, 3, {})
+    assert answer["sendUUid"] != question["sendUUid"]
+    assert json.loads(answer["data"]) == {"data": _ANSWER, "dataType": False, "otherData": None}
+    assert _talk(instance, asker, owner) == [plain["id"], question["id"], answer["id"]]
+    assert _talk(instance, asker, present) == [to_present["id"]]
+    with open_socket(instance, owner, 1) as socket:
+        told = socket.wait_for(lambda frame: frame.message is not None and frame.message["type"] == "systemNotice")
+        assert {message["from_id"] for message in socket.messages} == {
+            asker
+        }  # a legacy client shows what it says itself
+    assert told.message is not None
+    assert told.message["data"]["data"] == (
+        f"系统根据您设置的问答数据，挑选了最接近的答案，回复给对方，回复内容是：\n\n {_ANSWER}"
+    )
+    assert (told.message["from_id"], told.message["create_time"]) == (asker, answer["create_time"])
+
+
+def test_a_question_outlives_the_processes_that_answer(fresh_instance: InstanceFactory) -> None:
+    """All that could answer is killed right after the question was stored: the answer comes once, and stands in no log."""
+    instance = fresh_instance(WEB_PROCESSES="1", WORKER_PROCESSES="1")
+    asker, owner = add_users(instance, 2)
+    befriend(instance, asker, owner)
+    text = f"secret answer {uuid.uuid4().hex}"
+    _keep(instance, owner, _ASK, text)
+
+    question = _ok(_ask(instance, asker, owner))["id"]
+    for kind in _ANSWERING:
+        instance.kill(kind)
+    pending = _count_pending(instance)
+    with open_socket(instance, asker, 1) as socket:
+        socket.wait_for_text(text, 30.0)
+        shown = [message["id"] for message in socket.messages]
+
+    assert (pending, shown) == (1, [answer_id(question)])
+    assert _talk(instance, asker, owner) == [question, answer_id(question)]
+    for path in instance.log_dir.glob("*.log"):
+        assert text not in path.read_text(errors="replace"), f"{path} shows an answer"
