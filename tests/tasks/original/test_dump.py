@@ -149,8 +149,8 @@ def test_a_whole_dump_is_read_row_by_row(
         ("INSERT INTO t VALUES (1 2);", "comma is due"),
         ("SET NAMES gbk;", "utf8mb4"),
         ("SET sql_mode='NO_BACKSLASH_ESCAPES';", "NO_BACKSLASH_ESCAPES"),
-        (gzip.compress(b"INSERT INTO t VALUES (1);" * 50)[:-12], "unpacked"),
-        (b"\x1f\x8bnonsense", "unpacked"),
+        pytest.param(gzip.compress(b"INSERT INTO t VALUES (1);" * 50, mtime=0)[:-12], "unpacked", id="half a gzip"),
+        pytest.param(b"\x1f\x8bnonsense", "unpacked", id="no gzip"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_says_where(tmp_path: Path, text: str | bytes, told: str) -> None:
