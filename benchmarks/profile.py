@@ -25,9 +25,10 @@ from benchmarks.bench import Options, OwnBench, SetUpFailed, Window
 from benchmarks.figures import Figures
 from benchmarks.load import Load
 from benchmarks.report import between
-from benchmarks.run import BASE, OURS, machine, revision_of, start_builds, this_revision
+from benchmarks.run import BASE, OURS, machine, start_builds
 from benchmarks.scenarios import SCENARIOS, Scenario
 from tests.support.instance import InstanceFailed
+from tests.support.revision import revision_of, this_revision
 
 BEGIN = "<!-- profile: written by python -m benchmarks.profile --publish -->"
 END = "<!-- end of profile -->"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from benchmarks.peer import PeerBench, SocketIoServer, versions
 from benchmarks.scenarios import Scenario
 from benchmarks.targets import TARGETS
 from tests.support.instance import Instance, InstanceFailed
+from tests.support.revision import git, revision_of, this_revision
 
 _ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 300.0
@@ -174,34 +174,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git(*arguments: str) -> str:
-    """Return git's output. Raises SetUpFailed."""
-    done = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SetUpFailed(f"git {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def this_revision() -> str:
-    """Return what is checked out; a `+` behind it means uncommitted changes. Raises SetUpFailed."""
-    return revision_of("HEAD") + ("+" if _git("status", "--porcelain") else "")
-
-
-def revision_of(name: str) -> str:
-    """Return the commit that git knows by this name. Raises SetUpFailed: there is none."""
-    return _git("rev-parse", "--short=12", "--verify", f"{name}^{{commit}}")
-
-
 @contextmanager
 def _worktree(revision: str) -> Iterator[Path]:
     """Check a revision out beside us, and remove it at the end. It runs on our packages."""
     with tempfile.TemporaryDirectory(prefix="hy-base-") as folder:
         root = Path(folder) / revision
-        _git("worktree", "add", "--detach", str(root), revision)
+        git("worktree", "add", "--detach", str(root), revision)
         try:
             yield root
         finally:
-            _git("worktree", "remove", "--force", str(root))
+            git("worktree", "remove", "--force", str(root))
 
 
 def _raise_open_files_limit() -> None:

@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.bench import SetUpFailed
-from benchmarks.run import this_revision
 from chaos import matrix, report, timeline
 from chaos.checker import check
 from chaos.history import History
@@ -22,6 +20,7 @@ from chaos.plan import FAULT_KINDS, Step
 from chaos.proxy import ProxyFailed
 from chaos.run import NotEmpty, Options, Result, refuse_used, run
 from tests.support.instance import InstanceFailed
+from tests.support.revision import GitFailed, this_revision
 
 _ROOT = Path(__file__).resolve().parents[1]
 _REPORTS = _ROOT / "chaos-report"
@@ -159,7 +158,7 @@ def _keep(folder: Path, options: Options, plan: list[Step], result: Result) -> N
 def _revision() -> str:
     try:
         return this_revision()
-    except SetUpFailed:
+    except GitFailed:
         return ""  # no checkout of git: an archive can be put to the test too
 
 

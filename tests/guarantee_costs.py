@@ -15,11 +15,12 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.report import between
-from benchmarks.run import machine, this_revision
+from benchmarks.run import machine
 from models.store import keys
 from tests.support.acting import open_socket
 from tests.support.client import HttpClient
 from tests.support.instance import Instance, Kind, wait_until
+from tests.support.revision import this_revision
 
 _ENTRY = b"x" * 450  # what a text message of 100 bytes is in an outbox or inbox
 _TEXT = "x" * 100
