@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import random
-import signal
 import socket as sockets
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -28,6 +26,7 @@ from tests.support.acting import (
     open_socket,
     show_marker,
     start_session,
+    stopped,
 )
 from tests.support.client import ChatSocket, HttpClient, message_text
 from tests.support.instance import Instance, wait_until
@@ -283,19 +282,6 @@ def test_the_state_of_nothing_is_not_found(instance: Instance, friends: tuple[in
     _check_failure(_state(instance, friends[0], message_id), 404, "not_found")
 
 
-@contextmanager
-def _stopped_workers(instance: Instance) -> Iterator[None]:
-    """Stop all drain workers, and let them go on afterwards."""
-    workers = instance.wait_processes("worker", 2)
-    for pid in workers:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_nothing_is_accepted_that_redis_has_not_confirmed(fresh_instance: InstanceFactory) -> None:
     """While Redis takes no writes, no send is answered; the answer comes when the request is durable."""
     # Counting a send against its rate is a write too, and would stand in the way of what is looked at.
@@ -326,7 +312,7 @@ def test_a_late_verdict_is_promised_and_kept(instance: Instance, friends: tuple[
     client_msg_id = uuid.uuid4().hex
 
     with open_socket(instance, recipient_id) as socket, open_socket(instance, sender_id, 2) as own:
-        with _stopped_workers(instance):
+        with stopped(instance.wait_processes("worker", 2)):
             ids = [client.send(recipient_id, str(number), respond_async=True)[1]["data"]["id"] for number in range(20)]
             began = time.monotonic()
             status, body = client.send(recipient_id, "waited for", client_msg_id=client_msg_id)
@@ -358,7 +344,7 @@ def test_other_content_is_a_conflict_before_the_verdict(instance: Instance, frie
     prefer = {"Prefer": "respond-async"}
     params = _params(recipient_id, "first", clientMsgId=uuid.uuid4().hex)
 
-    with _stopped_workers(instance):
+    with stopped(instance.wait_processes("worker", 2)):
         first = _post(instance, sender_id, params, **prefer)
         repeat = _post(instance, sender_id, params, **prefer)
         others = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import time
 import uuid
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Literal
 
 from models import friendships, sessions
@@ -22,7 +25,7 @@ Version = Literal[1, 2]
 
 
 class CannotPlace(Exception):
-    """Chance decides which web process accepts a connection, and it never chose the one wanted."""
+    """The web process that is wanted accepts no connections."""
 
 
 def open_socket(
@@ -71,17 +74,34 @@ def open_placed(
     device: str = DEVICE,
     token: str | None = None,
 ) -> ChatSocket:
-    """Connect a user until the connection is on that web process, or where `is_on` is False on another. Raises CannotPlace."""
-    for _ in range(200):
+    """Connect a user on that web process, or where `is_on` is False on another. Raises CannotPlace.
+
+    One web process after the other has the connection to itself: left to themselves the same one may accept every time.
+    """
+    for pid in instance.processes("web"):
         before = live_place(instance, user_id, device)
-        socket = open_socket(instance, user_id, v, token=token)
+        with stopped(set(instance.processes("web")) - {pid}):
+            socket = open_socket(instance, user_id, v, token=token)
         assert wait_until(lambda before=before: live_place(instance, user_id, device) != before, 5.0, 0.005)  # type: ignore[misc]
         place = live_place(instance, user_id, device)
         if (place.partition(":")[0] == process_id) is is_on:
             return socket
         socket.close()
         assert wait_until(lambda place=place: live_place(instance, user_id, device) != place, 5.0, 0.005)  # type: ignore[misc]
-    raise CannotPlace("200 connections were all accepted by one web process")
+    raise CannotPlace("no web process is the one wanted")
+
+
+@contextmanager
+def stopped(pids: Iterable[int]) -> Iterator[None]:
+    """Let processes stand still for the block (SIGSTOP)."""
+    pids = list(pids)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def device_state(instance: Instance, user_id: int, device: str = DEVICE) -> tuple[int, int | None]:
