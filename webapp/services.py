@@ -12,6 +12,7 @@ import gevent
 import structlog
 from celery import Celery
 from gevent.threadpool import ThreadPool
+from sqlalchemy import Connection
 
 from models.database import Database
 from models.errors import Overloaded, StoreUnavailable
@@ -221,6 +222,26 @@ def offload(database: Database, function: Callable[..., Result], *args: Any) -> 
     if not database.is_sqlite:
         return function(*args)
     return call_in(_sql_thread(), function, *args)
+
+
+def read_sql(database: Database, question: Callable[[Connection], Result]) -> Result:
+    """Return the answer to a question, whatever it raises passed on. Raises DatabaseUnavailable."""
+
+    def run_it() -> Result:
+        with database.reading() as connection:
+            return question(connection)
+
+    return offload(database, run_it)
+
+
+def write_sql(database: Database, change: Callable[[Connection], Result]) -> Result:
+    """Run a change as one transaction, which whatever it raises undoes. Raises DatabaseUnavailable."""
+
+    def run_it() -> Result:
+        with database.writing() as connection:
+            return change(connection)
+
+    return offload(database, run_it)
 
 
 def call_in(threads: ThreadPool, function: Callable[..., Result], *args: Any) -> Result:

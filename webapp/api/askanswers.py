@@ -7,8 +7,7 @@ group that he owns, which the body names (flaw G4).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Blueprint, Response
 from sqlalchemy import Connection
@@ -33,9 +32,7 @@ from webapp.counts import counts
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload
-
-Result = TypeVar("Result")
+from webapp.services import read_sql, write_sql
 
 _INCOMPLETE = "askanswer_incomplete"
 _REMOVED = "删除成功"
@@ -43,24 +40,6 @@ _REMOVED = "删除成功"
 
 def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Database) -> Blueprint:
     blueprint = Blueprint("askanswers", __name__)
-
-    def load(question: Callable[[Connection], Result]) -> Result:
-        """Return the answer to a question. Raises ApiError where it does."""
-
-        def run() -> Result:
-            with database.reading() as connection:
-                return question(connection)
-
-        return offload(database, run)
-
-    def change(write: Callable[[Connection], Result]) -> Result:
-        """Run a change as one transaction. An ApiError that it raises undoes it."""
-
-        def run() -> Result:
-            with database.writing() as connection:
-                return write(connection)
-
-        return offload(database, run)
 
     @blueprint.post("/api/chat/askanswer/create")
     @describe(
@@ -84,7 +63,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 connection, kind, owner_id, params["ask"], params["answer"], now_ms=_now_ms(), most=most
             )
 
-        row = change(write)
+        row = write_sql(database, write)
         if row is None:
             counts.bounds["ANSWERS_PER_OWNER"] += 1
             raise ApiError("askanswer_full")
@@ -112,7 +91,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 raise ApiError("askanswer_doubled") from error
             return askanswers.load(connection, entry_id, caller.user_id)
 
-        return ok(_shown(change(write)))
+        return ok(_shown(write_sql(database, write)))
 
     @blueprint.post("/api/chat/askanswer/delete")
     @describe(
@@ -127,7 +106,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         entry_id = read_params(ASKANSWER_PARAMS)["id"]
         if not entry_id:
             raise ApiError(_INCOMPLETE)
-        if not change(lambda connection: askanswers.remove(connection, entry_id, caller.user_id)):
+        if not write_sql(database, lambda connection: askanswers.remove(connection, entry_id, caller.user_id)):
             raise ApiError("askanswer_not_found")
         return ok(_REMOVED)
 
@@ -151,7 +130,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 _check_owned(connection, caller, owner_id)
             return askanswers.load_page(connection, kind, owner_id, offset, limit)
 
-        return ok([_shown(row) for row in load(question)])
+        return ok([_shown(row) for row in read_sql(database, question)])
 
     @blueprint.post("/api/chat/askanswer/detail")
     @describe(
@@ -166,7 +145,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         entry_id = read_params(ASKANSWER_PARAMS)["id"]
         if not entry_id:
             raise ApiError(_INCOMPLETE)
-        row = load(lambda connection: askanswers.load(connection, entry_id, caller.user_id))
+        row = read_sql(database, lambda connection: askanswers.load(connection, entry_id, caller.user_id))
         if row is None:
             raise ApiError("askanswer_not_found")
         return ok(_shown(row))
@@ -193,7 +172,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 raise ApiError("askanswer_none")
             return find_match(entries, params["ask"], _now_ms())
 
-        found = load(question)
+        found = read_sql(database, question)
         if found is None:
             raise ApiError("askanswer_no_match")
         return ok(_shown(found[0]) | {"score": round(found[1], 3)})

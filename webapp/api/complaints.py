@@ -5,8 +5,7 @@ Text that administrators write reaches the author by a notice, which is committe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from flask import Blueprint, Response
@@ -37,34 +36,16 @@ from webapp.counts import counts
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import read_sql, write_sql
 from webapp.telling import Teller
 
 log = structlog.get_logger()
-
-Result = TypeVar("Result")
 
 _RETRY_SECONDS = 3_600  # people settle complaints
 
 
 def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Database, teller: Teller) -> Blueprint:
     blueprint = Blueprint("complaints", __name__)
-
-    def load(question: Callable[[Connection], Result]) -> Result:
-        def run() -> Result:
-            with database.reading() as connection:
-                return question(connection)
-
-        return offload(database, run)
-
-    def change(write: Callable[[Connection], Result]) -> Result:
-        """Run a change as one transaction. An ApiError that it raises undoes it."""
-
-        def run() -> Result:
-            with database.writing() as connection:
-                return write(connection)
-
-        return offload(database, run)
 
     @blueprint.post("/api/chat/complaint/create")
     @describe(
@@ -90,7 +71,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
             given = {"images": [], "complaint_chatinfo": [], **params, "target_name": name}
             return complaints.make(connection, caller.user_id, settings.complaints_per_user, **given)
 
-        complaint_id = change(write)
+        complaint_id = write_sql(database, write)
         if complaint_id is None:
             counts.bounds["COMPLAINTS_PER_USER"] += 1
             raise ApiError("too_many_complaints", retry_after=_RETRY_SECONDS)
@@ -102,8 +83,9 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def get_complaints() -> Response:
         caller = gatekeeper.caller()
         params = read_params(COMPLAINTS_PARAMS)
-        rows = load(
-            lambda connection: complaints.load_own(connection, caller.user_id, _offset(params), params["limit"])
+        rows = read_sql(
+            database,
+            lambda connection: complaints.load_own(connection, caller.user_id, _offset(params), params["limit"]),
         )
         return ok([_shown(row) for row in rows])
 
@@ -118,7 +100,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def get_complaint(id: str) -> Response:
         caller = gatekeeper.caller()
         params = read_params(COMPLAINT_PARAMS)
-        row = load(lambda connection: complaints.load(connection, params["id"], caller.user_id))
+        row = read_sql(database, lambda connection: complaints.load(connection, params["id"], caller.user_id))
         if row is None:
             raise ApiError("complaint_not_found")
         return ok(_shown_whole(row))
@@ -134,7 +116,9 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         caller = gatekeeper.caller()
         params = read_params(UPDATE_COMPLAINT_PARAMS)
         columns = {name: value for name, value in params.items() if name != "id" and value != ""}
-        refusal = change(lambda connection: complaints.change(connection, params["id"], caller.user_id, columns))
+        refusal = write_sql(
+            database, lambda connection: complaints.change(connection, params["id"], caller.user_id, columns)
+        )
         if refusal is not None:
             raise ApiError("complaint_not_found" if refusal == "not_found" else "complaint_closed")
         return ok("ok")
@@ -146,7 +130,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def post_withdrawal(id: str) -> Response:
         caller = gatekeeper.caller()
         params = read_params(COMPLAINT_PARAMS)
-        if not change(lambda connection: complaints.withdraw(connection, params["id"], caller.user_id)):
+        if not write_sql(database, lambda connection: complaints.withdraw(connection, params["id"], caller.user_id)):
             raise ApiError("complaint_not_found")
         return ok("ok")
 
@@ -161,8 +145,8 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         gatekeeper.caller()
         params = read_params(COMPLAINT_QUEUE_PARAMS)
         status = params["status"] if params["status"] >= 0 else None
-        total, rows = load(
-            lambda connection: complaints.load_queue(connection, status, _offset(params), params["limit"])
+        total, rows = read_sql(
+            database, lambda connection: complaints.load_queue(connection, status, _offset(params), params["limit"])
         )
         return ok({"total": total, "complaints": [_shown(row) for row in rows]})
 
@@ -173,7 +157,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def get_any(id: str) -> Response:
         gatekeeper.caller()
         params = read_params(COMPLAINT_PARAMS)
-        row = load(lambda connection: complaints.load(connection, params["id"]))
+        row = read_sql(database, lambda connection: complaints.load(connection, params["id"]))
         if row is None:
             raise ApiError("not_found")
         return ok(_shown_whole(row))
@@ -203,7 +187,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
             notices.queue(connection, told)
             return told
 
-        teller.tell(change(write))
+        teller.tell(write_sql(database, write))
         log.info("complaint_status_set", administrator_id=caller.user_id, complaint_id=complaint_id, status=status)
         return ok("ok")
 

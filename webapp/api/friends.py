@@ -47,7 +47,7 @@ from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import read_sql, write_sql
 from webapp.telling import Teller
 
 AUTOMATIC_MAX = 20  # friendships that a user may make within an hour without asking (contract section 6)
@@ -66,26 +66,16 @@ class _Asked:
 def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, media_url: str) -> Blueprint:
     blueprint = Blueprint("friends", __name__)
 
-    def load(question: Callable[[Connection], Any]) -> Any:
-        """Return the answer to a question. Raises ApiError where it does."""
-
-        def run() -> Any:
-            with database.reading() as connection:
-                return question(connection)
-
-        return offload(database, run)
-
     def change(write: Callable[[Connection], list[Request]]) -> None:
         """Run a change in one transaction and tell what it returns. An ApiError that it raises undoes it."""
 
-        def run() -> list[Request]:
-            with database.writing() as connection:
-                told = write(connection)
-                if told:
-                    notices.queue(connection, told)
-                return told
+        def run(connection: Connection) -> list[Request]:
+            told = write(connection)
+            if told:
+                notices.queue(connection, told)
+            return told
 
-        teller.tell(offload(database, run))
+        teller.tell(write_sql(database, run))
 
     @blueprint.post("/api/chat/applyfriend")
     @describe(
@@ -127,7 +117,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
             rows = applications.load_page(connection, caller.user_id, _offset(params), params["limit"])
             return rows, applications.count_pending(connection, caller.user_id)
 
-        rows, pending_count = load(question)
+        rows, pending_count = read_sql(database, question)
         return ok({"alldata": [_shown_listed(row) for row in rows], "pendingCount": pending_count})
 
     @blueprint.post("/api/chat/isApplyfriend/<uuid>")
@@ -148,7 +138,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
                 raise ApiError("user_not_found")
             return applications.load_pending(connection, applicant.id, caller.user_id)
 
-        row = load(question)
+        row = read_sql(database, question)
         if row is None:
             raise ApiError("application_not_found")
         return ok(_shown_application(row))
@@ -219,7 +209,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
         def question(connection: Connection) -> tuple[int, list[Any]]:
             return friendships.load_page(connection, caller.user_id, _offset(params), params["limit"])
 
-        count, rows = load(question)
+        count, rows = read_sql(database, question)
         return ok({"count": count, "rows": _by_initial(rows) if rows else []})
 
     @blueprint.get("/api/chat/getgoodfriendinfo/<id>")
@@ -234,7 +224,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
                 raise ApiError("friend_not_found")
             return row, users.load_person(connection, row.friend_id), profiles.load(connection, row.friend_id)
 
-        row, friend, userinfo = load(question)
+        row, friend, userinfo = read_sql(database, question)
         if friend is None:
             raise ApiError("friend_not_found")
         return ok(
@@ -266,7 +256,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
     def post_is_friend(id: str) -> Response:
         caller = gatekeeper.caller()
         params = read_params(FELLOW_PARAMS)
-        row = load(lambda connection: friendships.load(connection, caller.user_id, params["id"]))
+        row = read_sql(database, lambda connection: friendships.load(connection, caller.user_id, params["id"]))
         if row is None or row.isblack:
             raise ApiError("not_friend")
         return ok({name: getattr(row, name) for name in FriendRow().fields})
