@@ -43,7 +43,7 @@ from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import offload, read_sql, write_sql
 
 log = structlog.get_logger()
 
@@ -58,19 +58,14 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def change(webhook_id: int, operation: Callable[[Connection, Any], None]) -> dict[str, Any]:
         """Change a webhook in one transaction and return its state. Raises ApiError with not_found."""
 
-        def run() -> dict[str, Any]:
-            with database.writing() as connection:
-                operation(connection, _load(connection, webhook_id))
-                return _state(_load(connection, webhook_id), shards.load_last_positions(connection))
+        def run(connection: Connection) -> dict[str, Any]:
+            operation(connection, _load(connection, webhook_id))
+            return _state(_load(connection, webhook_id), shards.load_last_positions(connection))
 
-        return offload(database, run)
+        return write_sql(database, run)
 
     def load(webhook_id: int) -> Any:
-        def run() -> Any:
-            with database.reading() as connection:
-                return _load(connection, webhook_id)
-
-        return offload(database, run)
+        return read_sql(database, lambda connection: _load(connection, webhook_id))
 
     def ring() -> None:
         """Say that there is a webhook at work, which perhaps was not so before. Beat says it too, some seconds later."""
