@@ -48,6 +48,7 @@ from models.errors import DatabaseUnavailable
 _BUSY_TIMEOUT_MS = 1_000
 _LOCK_POLL_MS = 1
 _BEGIN = "BEGIN IMMEDIATE"
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has but the latter
 _EVERYWHERE = {"hide_parameters": True}  # an error's text goes to the log, and parameters hold what people write (G8)
 # The last one ends the transaction of a process that was stopped in the middle of it, and frees what it has locked.
 _POSTGRESQL_OPTIONS = "-c statement_timeout=1000 -c lock_timeout=1000 -c idle_in_transaction_session_timeout=2000"
@@ -81,6 +82,7 @@ class Database:
         self._writer = engine.execution_options(hongyan_writes=True)
         self._is_keeping = False
         self._kept: Connection | None = None
+        self._log: str | None = None  # SQLite's, where what we commit has to be synced by us
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -89,9 +91,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, sync: bool = True) -> Iterator[Connection]:
         """Commit at the end of the block, roll back on any exception. Raises DatabaseUnavailable.
 
+        sync: False leaves it to the caller to call `sync` before anybody is told of what was committed
         IntegrityError passes through: the operation that can meet one knows what it means.
         """
         with _translated():
@@ -101,8 +104,26 @@ class Database:
                 return
             if self._kept is None:
                 self._kept = self._writer.connect()
+                self._sync_ourselves(self._kept)
             with self._kept.begin():
                 yield self._kept
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        """Have the disk hold what was committed. Raises DatabaseUnavailable: it is not known whether it does."""
+        if self._log is None:
+            return
+        try:
+            descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _sync(descriptor)
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            pass  # whoever closed it as the last has moved what it held
+        except OSError as error:
+            raise DatabaseUnavailable(f"{self._log} cannot be synced: {error}") from error
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -115,7 +136,26 @@ class Database:
         finally:
             kept, self._kept, self._is_keeping = self._kept, None, False
             if kept is not None:
-                kept.close()
+                try:
+                    if self._log is not None:
+                        _driver_of(kept).execute("PRAGMA synchronous=FULL").close()
+                finally:
+                    kept.close()
+
+    def _sync_ourselves(self, connection: Connection) -> None:
+        """Let SQLite no longer sync what is committed over this connection, where we can."""
+        if not self.is_sqlite:
+            return
+        driver = _driver_of(connection)
+        _, _, file = driver.execute("PRAGMA database_list").fetchone()
+        (mode,) = driver.execute("PRAGMA journal_mode").fetchone()
+        if file and mode == "wal":
+            driver.execute("PRAGMA synchronous=NORMAL").close()
+            self._log = f"{file}-wal"
+
+
+def _driver_of(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def engine_options(database_url: str, *, in_one_thread: bool) -> dict[str, Any]:
@@ -160,7 +200,7 @@ def prepare_engine(engine: Engine) -> None:
         cursor = dbapi_connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode=WAL")
-        # FULL: a commit is on the disk when it returns. NORMAL would survive our kill -9, but not the machine's.
+        # FULL: a commit is on the disk when it returns. NORMAL survives our kill -9, but not the machine's, without `sync`.
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
@@ -210,7 +250,7 @@ def _take_write_lock(connection: Connection, turnstile: _Turnstile) -> None:
     deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
     while not turnstile.enter() and time.monotonic() < deadline:
         _pause(_LOCK_POLL_MS / 1000)
-    driver: Any = connection.connection.driver_connection
+    driver = _driver_of(connection)
     try:
         driver.execute(f"PRAGMA busy_timeout={_LOCK_POLL_MS}").close()
         while True:

@@ -73,12 +73,14 @@ class Applier:
                 _spread(shard, outcome, written)
         # Before the inbox entries that refer to them, in the same round trip.
         first = [*together_with, *self._group_log_commands(decided)]
+        # Beside what Redis syncs itself: nobody is told before both are through.
+        sync: Callable[[], None] | None = self._database.sync
         todo = list(written.items())
         for start in range(0, max(len(todo), 1), _CHUNK):
             chunk = todo[start : start + _CHUNK]
-            for ((user_id, _), entries), answer in zip(chunk, self._append(chunk, first), strict=True):
+            for ((user_id, _), entries), answer in zip(chunk, self._append(chunk, first, sync), strict=True):
                 _note_deliveries(news, user_id, answer, entries, cursors)
-            first = []
+            first, sync = [], None
             keep_leases()
         self._leave_tombstones(decided)
         self._note_verdicts(news, [outcome for outcomes in decided.values() for outcome in outcomes], cursors)
@@ -100,7 +102,10 @@ class Applier:
         run(self._client, [command for target in targets for command in _tombstones(*target)])
 
     def _append(
-        self, appends: Sequence[tuple[tuple[int, int], list[_Written]]], first: list[Command]
+        self,
+        appends: Sequence[tuple[tuple[int, int], list[_Written]]],
+        first: list[Command],
+        meanwhile: Callable[[], None] | None,
     ) -> list[inbox.Appended]:
         commands = [
             inbox.append_command(
@@ -108,7 +113,7 @@ class Applier:
             )
             for (user_id, shard), entries in appends
         ]
-        answers = list(map(inbox.Appended.parse, run(self._client, [*first, *commands])[len(first) :]))
+        answers = list(map(inbox.Appended.parse, run(self._client, [*first, *commands], meanwhile)[len(first) :]))
         closed = [index for index, answer in enumerate(answers) if not answer.epoch]
         if closed:
             users = {appends[index][0][0] for index in closed}

@@ -179,7 +179,7 @@ class _Decision:
         counts = Counter(row["shard"] for row in self._rows)
         spoken = {(row["group_id"], row["audience_version"]) for row in self._rows if row["audience_version"]}
         new_audiences = spoken - self._decider._audiences
-        with self._decider._database.writing() as connection:
+        with self._decider._database.writing(sync=False) as connection:  # whoever applies it syncs
             taken = shards.take_positions(connection, {s: (self._fences[s], n) for s, n in sorted(counts.items())})
             for row in self._rows:
                 taken[row["shard"]] += 1

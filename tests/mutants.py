@@ -69,6 +69,14 @@ MUTANTS = (
         CRASHES,
     ),
     Mutant(
+        "told-before-the-sync",
+        "G1: a verdict is told of a decision that the disk does not hold yet",
+        "tasks/apply.py",
+        " = self._database.sync\n",
+        " = None\n",
+        CRASHES,
+    ),
+    Mutant(
         "no-fence",
         "G4: a drain that was stopped and woken commits under an old fence",
         "models/shards.py",

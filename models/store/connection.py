@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,10 @@ class Client(redis.Redis):
         self._room = threading.BoundedSemaphore(_POOL_CONNECTIONS)
         self._idle: list[tuple[Any, float]] = []  # connection, when it was last used
 
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    def exchange(self, commands: Sequence[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
         """Send the commands in one round trip and return their answers, errors of single commands among them.
 
+        meanwhile: is called once they are sent, while Redis works
         Raises RedisError: it is not known which of them took place.
         """
         packed = b"".join([command if isinstance(command, bytes) else pack(command) for command in commands])
@@ -67,6 +68,8 @@ class Client(redis.Redis):
             try:
                 connection.connect()  # nothing where it stands; by itself it would not ask the sentinels
                 connection.send_packed_command([packed], check_health=False)
+                if meanwhile is not None:
+                    meanwhile()
                 answers = _read_answers(connection, len(commands))
             except BaseException:
                 # Whatever ended it, a greenlet's end too: what is still to come would be taken for the next answers.
@@ -281,27 +284,30 @@ class Script:
 SCRIPTS = {path.stem: Script(path) for path in sorted((Path(__file__).parent / "scripts").glob("*.lua"))}
 
 
-def run(client: Client, commands: Sequence[Command]) -> list[Any]:
+def run(client: Client, commands: Sequence[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
     """Send the commands in one round trip, in order; return their answers in order. Not a transaction.
 
+    meanwhile: is called once, while Redis works; what it raises is raised
     Raises StoreUnavailable: some answer is missing or an error, so any of the commands may have taken place or not.
     """
-    answers = run_each(client, commands)
+    answers = run_each(client, commands, meanwhile)
     for answer in answers:
         if isinstance(answer, StoreUnavailable):
             raise answer
     return answers
 
 
-def run_each(client: Client, commands: Sequence[Command]) -> list[Any]:
+def run_each(client: Client, commands: Sequence[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
     """As `run`, where the answer to a command that Redis refuses is a StoreUnavailable, and the others have theirs.
 
     Raises StoreUnavailable: some answer is missing, or Redis is still loading its data.
     """
     if not commands:
+        if meanwhile is not None:
+            meanwhile()
         return []
     try:
-        answers = client.exchange(commands)
+        answers = client.exchange(commands, meanwhile)
         refused = [index for index, answer in enumerate(answers) if isinstance(answer, RedisError)]
         unknown = [index for index in refused if isinstance(answers[index], NoScriptError)]
         if unknown:

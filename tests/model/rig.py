@@ -144,12 +144,17 @@ class SteppedDatabase(Database):
         self._steps.end(number)
 
     @contextmanager
-    def writing(self) -> Iterator[SqlConnection]:
+    def writing(self, *, sync: bool = True) -> Iterator[SqlConnection]:
         number = self._steps.begin("sql: write")
-        with super().writing() as connection:
+        with super().writing(sync=sync) as connection:
             yield connection
             if self._steps.is_cut(number):
                 self._steps.die()
+        self._steps.end(number)
+
+    def sync(self) -> None:
+        number = self._steps.begin("sql: sync")
+        super().sync()
         self._steps.end(number)
 
 
@@ -161,11 +166,11 @@ class SteppedClient:
         self._steps = steps
         self._published = published
 
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    def exchange(self, commands: Sequence[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
         number = self._steps.begin("redis: " + ", ".join(dict.fromkeys(map(_command_name, commands))))
         is_cut = self._steps.is_cut(number)
         sent = commands[: len(commands) // 2] if is_cut else commands
-        answers = self._client.exchange(sent) if sent else []
+        answers = self._client.exchange(sent, meanwhile) if sent else []
         channel = keys.process_channel(PROCESS_ID)
         tuples = [command for command in sent if isinstance(command, tuple)]
         self._published += [command[2] for command in tuples if command[:2] == ("PUBLISH", channel)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from models import shards
+from models.database import Database
 from models.errors import DatabaseUnavailable
 from models.requests import Request
 from models.store import keys
@@ -206,6 +207,33 @@ def test_two_drains_at_once_settle_each_request_once(rig: Rig) -> None:
 
     assert len(rig.rows()) == 120
     assert [frame["cursor"] for frame in shown.texts("singleChat")] == list(range(1, 121))
+
+
+def test_nobody_is_told_of_what_the_disk_does_not_hold(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis has it then already, and the row stands: it is told of once, when the disk is well again."""
+    socket = rig.web.connect(2, "a", 2)
+    request = rig.build_send(1, 2, "hello")
+    rig.accept(request)
+
+    def fail_once_decided(_: Database) -> None:
+        if rig.rows():
+            raise DatabaseUnavailable("the disk does not sync")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Database, "sync", fail_once_decided)
+        for _ in range(2):
+            assert not rig.worker().run()
+            rig.expire_leases()
+    rig.deliver()
+    assert rig.row(request.id)["verdict"] == "stored"
+    assert (rig.verdicts(), socket.texts("singleChat"), rig.waiting()) == ([], [], [request.encode()])
+
+    rig.drain()
+    rig.deliver()
+
+    assert [verdict.message_id for verdict in rig.verdicts()] == [request.id]
+    assert [frame["data"]["data"] for frame in socket.texts("singleChat")] == ["hello"]
+    assert rig.waiting() == []
 
 
 # Requests that fail for a reason of their own

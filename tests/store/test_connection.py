@@ -13,7 +13,7 @@ from celery import Celery
 from redis.exceptions import BusyLoadingError
 
 from embedded_redis import redis_server_binary
-from models.errors import StoreUnavailable
+from models.errors import DatabaseUnavailable, StoreUnavailable
 from models.store.connection import SCRIPTS, Client, connect, run, run_each
 from settings import load_settings
 from tasks.celery_app import DRAIN_QUEUE, make_celery
@@ -107,10 +107,38 @@ def test_each_command_may_have_an_error_of_its_own(client: Client) -> None:
 
 def test_a_redis_that_is_loading_has_not_answered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so to every command, and is back soon: whoever has patience asks again."""
-    monkeypatch.setattr(client, "exchange", lambda commands: [BusyLoadingError("loading")] * len(commands))
+    monkeypatch.setattr(client, "exchange", lambda commands, _: [BusyLoadingError("loading")] * len(commands))
 
     with pytest.raises(StoreUnavailable, match="loading"):
         run_each(client, [("GET", "a"), ("GET", "b")])
+
+
+def test_what_is_to_be_done_meanwhile_is_done_once_the_commands_are_under_way(client: Client) -> None:
+    """Also where a script is unknown and asked for twice, and where there is nothing to send."""
+    seen: list[str] = []
+    script = SCRIPTS["read_inbox"].call(["cursor", "inbox"], [0, 1])
+    client.script_flush()
+
+    def look() -> None:
+        is_there = wait_until(lambda: client.get("a") == b"1", timeout=5)
+        seen.append("sent" if is_there else "too early")
+
+    run(client, [("SET", "a", "1"), script], look)
+    run(client, [], lambda: seen.append("nothing to send"))
+
+    assert seen == ["sent", "nothing to send"]
+
+
+def test_what_fails_meanwhile_takes_no_answer_along(client: Client) -> None:
+    """The connection is given up: its answers would be taken for those of the next."""
+
+    def fail() -> None:
+        raise DatabaseUnavailable("the disk")
+
+    with pytest.raises(DatabaseUnavailable):
+        run(client, [("SET", "a", "1"), ("GET", "a")], fail)
+
+    assert run(client, [("GET", "b"), ("ECHO", "mine")]) == [None, b"mine"]
 
 
 def test_an_ear_hears_what_is_said_while_it_listens(client: Client) -> None:
