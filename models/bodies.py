@@ -14,6 +14,7 @@ Message = dict[str, Any]
 # The legacy client parses `data` of a user's message as JSON.
 _NOTHING = '{"data":"","dataType":false,"otherData":null}'
 _QUOTE = ord('"')
+_GROUP_RECALL_END = b'"actionType":"revoke"}'
 
 USER_TYPES = ("text", "iconMenus", "image", "audio", "video", "file", "location", "card")
 
@@ -110,7 +111,8 @@ def sender_and_seq(body: bytes) -> tuple[int, int] | None:
         return None
     if last == b'"':
         seq, _, rest = body[tail : tail + 32].partition(b",")
-        if not rest.startswith(b'"clientMsgId":'):
+        # A recall in a group ends in a text as well: its `seq` is the group's.
+        if not rest.startswith(b'"clientMsgId":') or body.endswith(_GROUP_RECALL_END):
             return None
     else:
         seq = body[tail:-1]

@@ -42,7 +42,7 @@ def _request(data: str, options: Any, client_msg_id: str | None, to_id: int = 8)
     )
 
 
-@pytest.mark.parametrize("client_msg_id", [None, "c1", 'q"uote\\', _HOSTILE, "雁"])
+@pytest.mark.parametrize("client_msg_id", [None, "c1", 'q"uote\\', _HOSTILE, '"actionType":"revoke', "雁"])
 @pytest.mark.parametrize("text", ["plain", _HOSTILE, "雁\n", "\\"])
 def test_sender_and_seq_are_those_of_the_message(text: str, client_msg_id: str | None) -> None:
     """Whatever names, text, options and numbers a user chooses, nobody else's message seems to have arrived."""
@@ -53,19 +53,22 @@ def test_sender_and_seq_are_those_of_the_message(text: str, client_msg_id: str |
     assert bodies.sender_and_seq(bodies.encode(bodies.personalised(message, from_name=text))) == (7, 41)
 
 
-def test_what_is_no_one_to_one_message_of_a_user_is_not_noted() -> None:
+@pytest.mark.parametrize("client_msg_id", [None, "c1"])
+def test_what_is_no_one_to_one_message_of_a_user_is_not_noted(client_msg_id: str | None) -> None:
     """Group messages, recalls, notices and references to a group's log."""
-    request = _request("text", None, "c1")
+    request = _request("text", None, client_msg_id)
     message = bodies.single_message(request, 3, _user(7, "a"), _user(8, "b"))
     group = GroupFacts(5, "u", 7, "g", "", "", 0, 1, 0, 1, {}, [])
+    group_message = bodies.group_message(request, 3, _user(7, "a"), group, MemberFacts("", "", 1, 0))
     others = (
-        bodies.group_message(request, 3, _user(7, "a"), group, MemberFacts("", "", 1, 0)),
+        group_message,
         bodies.recall_message(message, "a", 1, is_group=False),
+        bodies.recall_message(group_message, "a", 1, is_group=True),
         bodies.notice_message(request, 3, {"from_id": 7, "data": {"data": "x"}, "type": "systemNotice"}),
         bodies.notice_message(request, 3, {"from_id": "redirect-x-7", "type": "systemNotice"}),
     )
 
-    assert [bodies.sender_and_seq(orjson.dumps(other)) for other in others] == [None] * 4
+    assert [bodies.sender_and_seq(orjson.dumps(other)) for other in others] == [None] * len(others)
     assert bodies.sender_and_seq(b"") is None
     assert bodies.sender_and_seq(b"{}") is None
 
