@@ -145,6 +145,23 @@ def test_what_the_inbox_lost_behind_a_connection_is_marked(
     assert re.findall(rb'"cursor":(\d)', written.partition(reset)[2]) == [b"4", b"5"]
 
 
+def test_the_result_of_a_repeat_does_not_show_the_entry_again(
+    opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Two tries that are decided together have one entry: the first result stands for it, and what follows goes on."""
+    _, connection = opened
+    connection.refs["m"] = ["first", "second"]
+
+    connection.deliver(_EPOCH, 1, b'{"number":1}', own_device="default", message_id="m")
+    connection.deliver(_EPOCH, 2, b'{"number":2}')
+    connection.settle("m", "first", b'{"number":1}', 1, _EPOCH)
+    connection.settle("m", "second", b'{"number":1}', 1, _EPOCH)
+
+    written = pair[1].recv(65_536)
+    assert re.findall(rb'"ref":"(\w+)"', written) == [b"first", b"second"]
+    assert re.findall(rb'"cursor":(\d)', written) == [b"1", b"2"]
+
+
 def test_a_result_of_another_epoch_is_no_entry_of_this_one(
     opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
 ) -> None:

@@ -195,7 +195,8 @@ class Connection:
             self._settled.append((message_id, ref, body, cursor, epoch))
             self._read_soon()
         elif self.take_ref(message_id, ref):
-            self.send_text(frames.send_result(ref, message_id, body, cursor))
+            # The entry was shown, as the result of another try or in a replay: a second time its cursor would lead back.
+            self.send_text(frames.send_result(ref, message_id, body, 0))
 
     def take_ref(self, message_id: str, ref: Any) -> bool:
         """Count a send as answered. False: it was already."""
