@@ -161,7 +161,9 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.register_blueprint(
         forward.make_blueprint(settings, process_id, gatekeeper, database, acceptor, registry, limits)
     )
-    app.register_blueprint(friends.make_blueprint(gatekeeper, database, teller, settings.media_url))
+    app.register_blueprint(
+        friends.make_blueprint(gatekeeper, database, teller, settings.media_url, attendance.befriended)
+    )
     app.register_blueprint(profile.make_blueprint(gatekeeper, database, teller))
     app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
 from models.store import keys
 from tests.support.acting import (
     add_friends,
@@ -462,6 +464,34 @@ def test_a_new_socket_is_told_who_is_there(instance: Instance) -> None:
 
             assert [signal["user_id"] for signal in _signals(mine, "presence")] == [there]
             assert not _signals(legacy, "presence")
+
+
+@pytest.mark.parametrize("has_to_agree", [False, True], ids=["automatic", "asked"])
+def test_who_become_friends_are_told_of_each_other(instance: Instance, has_to_agree: bool) -> None:
+    """Both are here already, on two processes: each is told once that the other is, and nobody else is told anything."""
+    user_id, other_id, third = add_users(instance, 3)
+    befriend(instance, user_id, third)
+    mine, theirs = (HttpClient(instance.base, instance.tokens[each]) for each in (user_id, other_id))
+    with ExitStack() as stack:
+        watching = stack.enter_context(open_socket(instance, third, 2))
+        here, there = _apart(instance, stack, user_id, other_id)
+        _wait_for(watching, "presence", user_id=user_id, online=True)
+        assert wait_until(lambda: _is_announced(instance, other_id), 5.0)
+
+        if has_to_agree:
+            assert mine.post("/api/chat/applyfriend", {"friend_id": other_id})[0] == 200
+            _, applications = theirs.get("/api/chat/listapplyfriend/1")
+            path = f"/api/chat/handleapply/{applications['data']['alldata'][0]['id']}"
+            assert theirs.post(path, {"status": "agree"})[0] == 200
+        else:
+            assert mine.post("/api/chat/autoAddFriendAndAgree", {"friend_id": other_id})[0] == 200
+
+        _wait_for(here, "presence", user_id=other_id, online=True)
+        _wait_for(there, "presence", user_id=user_id, online=True)
+        time.sleep(_QUIET_SECONDS)
+        assert len(_signals(here, "presence", user_id=other_id)) == 1
+        assert len(_signals(there, "presence")) == 1
+        assert [signal["user_id"] for signal in _signals(watching, "presence")] == [user_id]
 
 
 def test_only_those_who_may_know_are_told(instance: Instance) -> None:

@@ -63,11 +63,18 @@ class _Asked:
     target: Person
 
 
-def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, media_url: str) -> Blueprint:
+def make_blueprint(
+    gatekeeper: Gatekeeper,
+    database: Database,
+    teller: Teller,
+    media_url: str,
+    befriended: Callable[[int, int], None],
+) -> Blueprint:
+    """befriended: is told who have become friends, and must not block."""
     blueprint = Blueprint("friends", __name__)
 
-    def change(write: Callable[[Connection], list[Request]]) -> None:
-        """Run a change in one transaction and tell what it returns. An ApiError that it raises undoes it."""
+    def change(write: Callable[[Connection], list[Request]]) -> list[Request]:
+        """Run a change in one transaction, tell what it returns, and return it. An ApiError that it raises undoes it."""
 
         def run(connection: Connection) -> list[Request]:
             told = write(connection)
@@ -75,7 +82,14 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
                 notices.queue(connection, told)
             return told
 
-        teller.tell(write_sql(database, run))
+        told = write_sql(database, run)
+        teller.tell(told)
+        return told
+
+    def befriend(write: Callable[[Connection], list[Request]]) -> None:
+        """Run a change whose notices, if any, tell two that they are friends."""
+        for notice in change(write):
+            befriended(notice.sender_id, notice.to_id)
 
     @blueprint.post("/api/chat/applyfriend")
     @describe(
@@ -161,7 +175,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
             me, applicant = people[caller.user_id], people[found.user_id]
             return [_befriend(connection, me, applicant, remark=params["nickname"], other_remark=me.nickname)]
 
-        change(write)
+        befriend(write)
         return ok("ok")
 
     @blueprint.post("/api/chat/autoAddFriendAndAgree")
@@ -197,7 +211,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller, m
             applications.note_automatic(connection, asked.user.id, asked.target.id)
             return [_befriend(connection, asked.user, asked.target, remark="", other_remark=asked.user.nickname)]
 
-        change(write)
+        befriend(write)
         return ok("ok")
 
     @blueprint.get("/api/chat/goodfriendlist/<page>")

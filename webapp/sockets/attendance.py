@@ -47,6 +47,7 @@ class Attendance:
         self._left: dict[int, float] = {}  # users without a connection here, since when
         self._changed: dict[int, tuple[bool, int]] = {}  # users whose friends are to be told: online, when
         self._new: list[Connection] = []  # protocol 2: to be told which friends are online
+        self._new_friends: set[tuple[int, int]] = set()  # to be told of each other
 
     def start(self) -> None:
         gevent.spawn(self._turn_for_ever)
@@ -63,6 +64,10 @@ class Attendance:
         if not self._registry.of_user(connection.user_id):
             self._left[connection.user_id] = time.monotonic()
             self._store.tell(attendance.leave_command(connection.user_id, now_ms()))
+
+    def befriended(self, user_id: int, friend_id: int) -> None:
+        """Take that two have become friends: what was told of each until now was told to others."""
+        self._new_friends.add((user_id, friend_id))
 
     def _turn_for_ever(self) -> None:
         renewed_at = looked_at = time.monotonic()
@@ -94,6 +99,8 @@ class Attendance:
         told_at = {user_id: at for user_id, (_, at) in self._changed.items()}
         shown: dict[int, Outgoing] = {}
         try:
+            for pairs in _chunks(list(self._new_friends), _USERS_AT_ONCE // 2):
+                self._introduce(pairs, told_at)
             for some in _chunks(list(self._changed.keys() | waiting.keys()), _USERS_AT_ONCE):
                 here = self._find_friends_here(some)
                 for user_id in some:
@@ -151,6 +158,19 @@ class Attendance:
             for user_id in some:
                 if self._left.get(user_id, long_ago + 1) <= long_ago:
                     del self._left[user_id]
+
+    def _introduce(self, pairs: Sequence[tuple[int, int]], told_at: dict[int, int]) -> None:
+        """Tell new friends of each other, where they are here and may know. told_at: as in `_show_friends`."""
+        here = self._find_friends_here([user_id for pair in pairs for user_id in pair])
+        at = now_ms()
+        signals = [
+            _presence(to_id, user_id, told_at.get(user_id) or at, is_online=True)
+            for pair in pairs
+            for to_id, user_id in (pair, pair[::-1])
+            if user_id in here[to_id]
+        ]
+        self._post.deliver(signals)
+        self._new_friends.difference_update(pairs)
 
     def _find_friends_here(self, user_ids: Sequence[int]) -> dict[int, list[int]]:
         """Return of each user the friends who may know of him and are online."""
