@@ -36,7 +36,7 @@ from chaos.history import (
 )
 from chaos.wire import CLOSE, PING, PONG, TEXT, Address, Http, Refused, Socket, ticks
 
-_ACK_SECONDS = 0.2  # five a second: well under RATE_LIMIT_FRAMES, which an ack for every message would exceed
+_ACK_SECONDS = 0.2  # five a second, as a client should: an ack for every message would cost more and say no more
 _NO_STATUS = 1005  # RFC 6455 section 7.1.5: a close frame without a code
 _ANSWER_SECONDS = 8.0  # above SEND_WAIT_SECONDS
 _REPEAT_SECONDS = (0.2, 1.0)

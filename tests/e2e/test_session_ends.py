@@ -305,7 +305,7 @@ def test_connections_of_a_dead_process_do_not_count(instance: Instance) -> None:
 
 @pytest.mark.parametrize("v", [1, 2])
 def test_a_socket_that_says_too_much_is_closed(instance: Instance, v: Version) -> None:
-    """Frames beyond the rate close it, acknowledgements count; answers to the server's pings do not (ORIG A26)."""
+    """Frames beyond the rate close it, acknowledgements of nothing new count; answers to the server's pings do not (ORIG A26)."""
     (user_id,) = add_users(instance)
     with open_socket(instance, user_id, v) as socket:
         for _ in range(100):

@@ -84,7 +84,7 @@ class PersistentReceiver:
                 HttpClient(self._base, self._token, timeout=5.0).post("/api/chat/chatGetmessageOffLine")
             acknowledged: int | None = None
             while socket.is_open and not self._stopping.is_set():
-                # Five a second: well under RATE_LIMIT_FRAMES, which an ack for every message would exceed.
+                # Five a second, as a client should: an ack for every message would cost more and say no more.
                 socket.has_ended_within(0.2)
                 if self._v == 2 and self.cursor is not None and self.cursor != acknowledged:
                     acknowledged = self.cursor

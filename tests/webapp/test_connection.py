@@ -11,6 +11,7 @@ from dataclasses import replace
 import gevent
 import pytest
 
+from models.store.counters import Rate
 from models.store.inbox import Entry, Page
 from webapp.sockets.connection import Connection
 from webapp.sockets.transport import Transport
@@ -36,7 +37,7 @@ class _Office:
         raise AssertionError("protocol 2 is not pinged in these tests")
 
     def receive(self, connection: Connection, payload: bytes) -> None:
-        raise AssertionError("nothing is said in these tests")
+        connection.acknowledge(int(payload))  # all that is said in these tests
 
     def closed(self, connection: Connection) -> None:
         pass
@@ -76,6 +77,7 @@ def opened(pair: tuple[socket.socket, socket.socket]) -> Iterator[tuple[_Office,
         session_id="s",
         protocol=2,
         frame_max_bytes=65_536,
+        frame_rate=Rate("frames", 60_000, 5),
     )
     connection.begin(_EPOCH, 0, 0, 0, b"")
     connection.catch_up()
@@ -128,6 +130,32 @@ def test_an_acknowledgement_counts_once_and_only_forwards(opened: tuple[_Office,
         connection.acknowledge(cursor)
 
     assert office.acknowledged == [2, 3]
+
+
+def test_each_message_may_be_acknowledged_for_itself(
+    opened: tuple[_Office, Connection], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Who reads faster than the rate of frames is not closed for saying so. An acknowledgement of nothing new counts."""
+    office, connection = opened
+    for cursor in range(1, 21):
+        connection.deliver(_EPOCH, cursor, b"{}")
+
+    for cursor in (*range(1, 21), 20, 20, 20, 20, 0):
+        _say(pair[1], b"%d" % cursor)
+    gevent.sleep(0.05)
+
+    assert office.acknowledged == list(range(1, 21))
+    assert connection.transport.is_open
+
+    _say(pair[1], b"20")
+    gevent.sleep(0.05)
+
+    assert b"\x11\x4d" in pair[1].recv(65_536)  # 4429
+
+
+def _say(theirs: socket.socket, payload: bytes) -> None:
+    """Write a text frame as a client does, masked with zeros."""
+    theirs.sendall(bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
 
 
 def test_what_the_inbox_lost_behind_a_connection_is_marked(
