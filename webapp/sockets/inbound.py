@@ -100,7 +100,10 @@ class Inbound:
             connection.send_text(frames.failure(code, text_of(error, connection.language), connection.protocol))
             connection.end(close_code_of(code))
         except ModelError as error:
+            # That the token could not be looked up says nothing about it: silence would have the client connect anew, which
+            # cannot succeed now. Where the session has ended, the socket is closed as soon as that can be read.
             log.warning("heartbeat_unchecked", user_id=connection.user_id, error=str(error))
+            connection.send_text(frames.pong(now_ms()))
         else:
             if caller.session_id == connection.session_id and caller.user_id == connection.user_id:
                 # A refreshed token: the socket lives as long as the newest it has shown.
