@@ -75,7 +75,7 @@ class _BoundedInput:
 
     def read(self, size: int = -1) -> bytes:
         if self._announced is not None and self._announced > self._most:
-            raise _too_large()
+            raise self._too_large()
         # One more than there may be: of a body without end no more is kept.
         wanted = self._most + 1 - self._count
         wanted = min(size, wanted) if size >= 0 else wanted
@@ -88,7 +88,7 @@ class _BoundedInput:
             self._read_at = time.monotonic()
             self._deadline = min(self._deadline + len(data) / self._min_rate, self._read_at + self._max_seconds)
         if self._count > self._most:
-            raise _too_large()
+            raise self._too_large()
         if len(data) < wanted and self._announced is not None and self._count < self._announced:
             raise ApiError("bad_request")  # its client has gone: half a form would pass for a whole one
         return data
@@ -104,15 +104,15 @@ class _BoundedInput:
             except (ParseException, OSError) as error:
                 raise ApiError("bad_request") from error
 
+    def _too_large(self) -> ApiError:
+        counts.bounds["BODY_MAX_BYTES"] += 1
+        self._body.failed = True  # gunicorn's mark of a body behind which no request is looked for
+        return ApiError("too_large")
+
 
 def _announced(environ: WSGIEnvironment) -> int | None:
     text: str = environ.get("CONTENT_LENGTH") or ""
     return int(text) if text.isdecimal() else None
-
-
-def _too_large() -> ApiError:
-    counts.bounds["BODY_MAX_BYTES"] += 1
-    return ApiError("too_large")
 
 
 class _TooSlow(Exception):

@@ -62,7 +62,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]  # the library is unty
         # Not at the top: gunicorn's master reads this file, and must not import the application.
         from webapp.plain_requests import PlainRequests
 
-        self._plain_requests = PlainRequests(self, _settings.request_max_seconds, _finish_body)
+        self._plain_requests = PlainRequests(self, _settings.request_max_seconds, _finish_body, _is_given_up)
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         current: Any = gevent.getcurrent()
@@ -109,6 +109,10 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]  # the library is unty
             super().handle_request(listener_name, request, client, address)
         except TimeoutError:
             raise StopIteration from None
+        except StopIteration:
+            # The connection's last request. With something of it unread the close would be a reset, and the answer be lost.
+            _finish_body(client, request)
+            raise
         # gunicorn would read all of it, at the client's pace and for as long as `keepalive`.
         if not _finish_body(client, request):
             raise StopIteration
@@ -160,6 +164,8 @@ class OneWriteResponse(wsgi.Response):  # type: ignore[misc]  # the library is u
     def send_headers(self) -> None:
         if self.headers_sent:
             return
+        if self.req.body is not None and _is_given_up(self.req):
+            self.force_close()
         kept, sock = _Kept(), self.sock
         self.sock = kept
         try:
@@ -257,13 +263,21 @@ def _finish_body(client: Any, request: Any) -> bool:
     return False
 
 
+def _is_given_up(request: Any) -> bool:
+    """Say whether what is left of a body is not read, so that the answer is the connection's last."""
+    if getattr(request.body, "failed", False):
+        return True
+    unread = getattr(request.body.reader, "length", None)
+    return unread is not None and not 0 <= unread <= _settings.body_max_bytes
+
+
 def _has_read_body(request: Any) -> bool:
     """Read what a view has left of a body, so that its connection can be used again. False: it is too long or too slow."""
-    if getattr(request.body, "failed", False):
+    if _is_given_up(request):
         return False
     left, unread = _settings.body_max_bytes, getattr(request.body.reader, "length", None)
-    if unread is not None and not 0 < unread <= left:
-        return bool(unread == 0)
+    if unread == 0:
+        return True
     with gevent.Timeout(_LINGER_SECONDS, False):  # type: ignore[arg-type]  # gevent's stubs do not know this False
         try:
             while left > 0:

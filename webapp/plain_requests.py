@@ -66,13 +66,20 @@ class PlainRequests:
 
     first_seconds: for a connection's first request to come, and for each part of an answer to be taken
     finish_body: given a client and an object whose `body` is left unread, makes the connection fit for the next request;
-    False: it has ended it
+    False: it has ended it. is_given_up: whether that is known before the answer is written, which says so then
     """
 
-    def __init__(self, worker: Any, first_seconds: float, finish_body: Callable[[Any, Any], bool]) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        first_seconds: float,
+        finish_body: Callable[[Any, Any], bool],
+        is_given_up: Callable[[Any], bool],
+    ) -> None:
         self._worker = worker
         self._first_seconds = first_seconds
         self._finish_body = finish_body
+        self._is_given_up = is_given_up
         config = worker.cfg
         self._limits = {
             "limit_request_line": config.limit_request_line,
@@ -162,27 +169,30 @@ class PlainRequests:
 
     def _serve_one(self, client: Any, environ: dict[str, Any], arrived: bytes) -> bytes | None:
         """Serve a request. arrived: what was read behind its head. Returns what of it is behind the request; None: it is over."""
-        length = int(environ.get("CONTENT_LENGTH", 0))
+        length, method = int(environ.get("CONTENT_LENGTH", 0)), environ["REQUEST_METHOD"]
         if length <= len(arrived):
             environ["wsgi.input"] = ArrivedBody(arrived[:length])
-            return arrived[length:] if self._answer(client, environ) else None
+            return arrived[length:] if self._answer(client, environ, _Asked(method)) else None
         unreader = SocketUnreader(client)
         unreader.unread(arrived)
         body = environ["wsgi.input"] = Body(LengthReader(unreader, length))
-        if not self._answer(client, environ) or not self._finish_body(client, _Asked(environ["REQUEST_METHOD"], body)):
+        asked = _Asked(method, body)
+        is_open = self._answer(client, environ, asked)
+        # Of a last request too: the connection would be reset where something is unread, and the answer with it.
+        if not self._finish_body(client, asked) or not is_open:
             return None
         left: bytes = unreader.take_buffered()
         return left
 
-    def _answer(self, client: Any, environ: dict[str, Any]) -> bool:
+    def _answer(self, client: Any, environ: dict[str, Any], asked: _Asked) -> bool:
         """Ask the application and write its answer. False: the connection is of no more use."""
         answer = _Answer()
         parts = self._worker.wsgi(environ, answer)
+        is_last = not self._worker.alive or (asked.body is not None and self._is_given_up(asked))
         if type(parts) is tuple and len(parts) == 1 and not answer.status.startswith(_NO_BODY):
-            is_last = not self._worker.alive
             client.sendall(self._encode(answer, parts[0], is_last))
             return not is_last
-        return self._answer_as_gunicorn(client, environ, answer, parts)
+        return self._answer_as_gunicorn(client, asked, answer, parts, is_last)
 
     def _encode(self, answer: _Answer, body: bytes, is_last: bool) -> bytes:
         """Put head and body together for one write: two cost a system call and a segment more, 6 % of a send."""
@@ -197,10 +207,10 @@ class PlainRequests:
         return head.encode("latin-1") + body
 
     def _answer_as_gunicorn(
-        self, client: Any, environ: dict[str, Any], answer: _Answer, parts: Iterable[bytes]
+        self, client: Any, asked: _Asked, answer: _Answer, parts: Iterable[bytes], is_last: bool
     ) -> bool:
-        response = wsgi.Response(_Asked(environ["REQUEST_METHOD"]), client, self._worker.cfg)
-        if not self._worker.alive:
+        response = wsgi.Response(asked, client, self._worker.cfg)
+        if is_last:
             response.force_close()
         try:
             response.start_response(answer.status, answer.headers)

@@ -396,6 +396,24 @@ def test_an_endless_chunked_body_is_refused_at_the_bound(narrow: Instance) -> No
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("asks", ["", "Connection: close\r\n"], ids=["keeps", "closes"])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["announced", "chunked"])
+def test_a_body_that_is_not_read_ends_the_connection_and_its_answer_says_so(
+    narrow: Instance, asks: str, is_chunked: bool
+) -> None:
+    """Else a client's next request on the connection would fail; and a reset could overtake the answer."""
+    size = 8 * _BODY_BYTES
+    length = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {size}"
+    head = f"POST /api/loginChat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{asks}{length}\r\n\r\n"
+    body = b" " * size
+    with _dial(narrow) as raw:
+        raw.sendall(head.encode() + (b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if is_chunked else body))
+        answer = b"".join(iter(lambda: raw.recv(65_536), b""))  # which a reset would make raise
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"\r\nConnection: close\r\n" in answer
+
+
 def test_a_body_a_little_too_large_can_read_why(narrow: Instance) -> None:
     """An ordinary client sends all of it before it reads: it gets its 413, not a reset."""
     status, body = HttpClient(narrow.base, narrow.tokens[1]).send(2, "x" * (3 * _BODY_BYTES // 2))

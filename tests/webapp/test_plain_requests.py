@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from webapp.plain_requests import PlainRequests
 
 _SERVER, _CLIENT = ("127.0.0.1", 8000), ("127.0.0.1", 50000)
+_LEFT_MOST = 100_000  # bytes that are read of a body that nobody wants
 _SEND = b"POST /api/send?x=%41&y= HTTP/1.1\r\nHost: a\r\ntoken: t.o.k\r\nContent-Type: application/json\r\n"
 
 
@@ -89,9 +90,13 @@ def _serving(*answers: Callable[[dict[str, Any], Any], Any], first_seconds: floa
         served.finished.append(request.body.read())
         return True
 
+    def is_given_up(request: Any) -> bool:
+        return bool(request.body.reader.length > _LEFT_MOST)
+
     def serve() -> None:
         try:
-            served.left.append(PlainRequests(worker, first_seconds, finish_body).serve(_SERVER, theirs, _CLIENT))
+            plain = PlainRequests(worker, first_seconds, finish_body, is_given_up)
+            served.left.append(plain.serve(_SERVER, theirs, _CLIENT))
         except Exception as error:
             served.left.append(error)
         theirs.close()
@@ -240,6 +245,21 @@ def test_a_worker_that_stops_says_so_with_its_last_answer() -> None:
     assert served.left == [None]
 
 
+def test_an_answer_to_a_body_that_is_given_up_says_that_it_is_the_last() -> None:
+    """The body is finished all the same: closed with something unread, the connection would be reset."""
+
+    def refuse(_: dict[str, Any], start_response: Any) -> Any:
+        start_response("413 REQUEST ENTITY TOO LARGE", [("Content-Length", "2")])
+        return (b"no",)
+
+    with _serving(refuse) as served:
+        length = _LEFT_MOST + 1
+        answer = served.ask(_SEND + b"Content-Length: %d\r\n\r\n" % length + b"a" * length)
+    assert b"\r\nConnection: close\r\n" in answer
+    assert [len(body) for body in served.finished] == [length]
+    assert served.left == [None]
+
+
 def test_a_connection_that_asks_for_nothing_is_closed() -> None:
     with _serving(first_seconds=0.1) as served:
         served.client.settimeout(5)
@@ -285,7 +305,7 @@ def test_a_plain_request_means_what_it_means_to_gunicorn(
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     lines += [f"Content-Length: {length}"] if length is not None else []
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-    plain = PlainRequests(SimpleNamespace(cfg=_config()), 1.0, lambda *_: True)
+    plain = PlainRequests(SimpleNamespace(cfg=_config()), 1.0, lambda *_: True, lambda _: False)
     of_connection = {
         "REMOTE_ADDR": _CLIENT[0],
         "REMOTE_PORT": "50000",
