@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import orjson
 
 from models.bodies import USER_TYPES
-from schemas.params import IntParam, Params, TextParam
+from schemas.params import IntParam, Params, TextParam, as_text
 
 _NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+
+
+class _OptionsParam(TextParam):
+    """JSON through `encodeURIComponent`. What comes as a JSON value is encoded here, so that a `%` in it begins no escape."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **_: Any) -> str:
+        text = value if isinstance(value, str) else quote(as_text(value), safe="")
+        return super()._deserialize(text, attr, data)
 
 
 class SendParams(Params):
@@ -19,7 +28,7 @@ class SendParams(Params):
     chatType = TextParam("接收类型", choices=("single", "group"))
     type = TextParam("消息类型", choices=USER_TYPES)
     data = TextParam("消息内容")
-    options = TextParam("额外参数json字符串", default="")
+    options = _OptionsParam("额外参数json字符串", default="")
     # Strict: a repeat of a send whose number was dropped would be a second message.
     clientMsgId = TextParam("客户端消息编号", min=1, max=64, default="", is_strict=True)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.sending import decode_options
+from schemas.sending import SEND_PARAMS, decode_options
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,14 @@ def test_options_are_percent_decoded_json(text: str, options: Any) -> None:
 def test_what_cannot_be_decoded_is_null(text: str) -> None:
     """Malformed options are null, as in the seed; also such as could be read but not written again."""
     assert decode_options(text) is None
+
+
+@pytest.mark.parametrize("value", [{"a": "100%"}, {"a": "%41", "b": "+ %zz"}, ["%7B"], {"名": {"a": None}}, 17, {}])
+def test_a_json_value_is_what_it_is(value: Any) -> None:
+    """In a JSON body options need no encoding, and a `%` in them is no escape. A text is encoded all the same."""
+    sent = {"sendto_id": 1, "chatType": "single", "type": "text", "data": "x", "options": value}
+
+    assert decode_options(SEND_PARAMS.read(sent)["options"]) == value
 
 
 @given(text=st.text() | st.text(alphabet='%0123456789ABCDEF[]{}",:'))
