@@ -62,7 +62,8 @@ class _Adapter(MapAdapter):
     map: _Map
 
     def match(self, *args: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
-        asked = (self.default_method, self.path_info)
+        # Flask asks for another one than the request's to learn which methods there are.
+        asked = (options.get("method") or self.default_method, self.path_info)
         rule = self.map.known.get(asked)
         if rule is not None:
             return rule, {}

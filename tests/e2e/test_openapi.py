@@ -58,6 +58,15 @@ def test_a_path_with_a_double_slash_is_unknown(app: Flask) -> None:
     assert (answer.status_code, answer.json) == (404, {"msg": "fail", "data": "404 错误", "code": "not_found"})
 
 
+@pytest.mark.parametrize(("path", "method"), [("/api/chat/history", "GET"), ("/api/chat/block/1", "POST")])
+def test_a_route_tells_its_methods_to_whoever_asks(app: Flask, path: str, method: str) -> None:
+    """Each time, also where it is known from the time before which route the path leads to."""
+    client = app.test_client()
+
+    for asked in ("OPTIONS", "OPTIONS", "DELETE", "DELETE"):
+        assert method in client.open(path, method=asked).headers["Allow"].split(", ")
+
+
 def test_every_route_is_described(app: Flask) -> None:
     """Whoever adds a route says who may call it, what it takes and what it answers."""
     undescribed = [rule.rule for rule in http_rules(app) if description_of(app.view_functions[rule.endpoint]) is None]
