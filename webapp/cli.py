@@ -124,6 +124,9 @@ def _add_load_seed(app: Flask, settings: Settings, database: Database, tokens: T
             raise click.ClickException("load-seed is refused in production (HONGYAN_ENV=production)")
         if group >= users:
             raise click.ClickException(f"--group {group} needs at least {group + 1} users")
+        # Before their sessions end: nobody could be them any more.
+        if not os.access(out if out.exists() else out.parent, os.W_OK):
+            raise click.ClickException(f"{out} cannot be written: the sessions of the seed's users stay as they are")
         seeded = seed(settings, database, tokens, user_count=users, group_size=group)
         try:
             devices.register_all(range(1, users + 1), _SEED_DEVICE)  # as their logins would have done

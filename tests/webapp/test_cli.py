@@ -127,6 +127,21 @@ def test_seeding_a_database_that_cannot_be_used_is_an_error(flask: _Flask, tmp_p
     assert not out.exists()
 
 
+def test_seeding_without_a_place_for_the_tokens_ends_no_session(seeded: _Flask, tmp_path: Path) -> None:
+    """A sentence, and the tokens that were written before stay good."""
+
+    def sessions() -> list[tuple[str]]:
+        with contextlib.closing(sqlite3.connect(tmp_path / "hongyan.db")) as connection:
+            return connection.execute("SELECT session_id FROM chat_session ORDER BY user_id").fetchall()
+
+    before = sessions()
+    done = seeded("load-seed", "--users", "4", "--out", str(tmp_path / "missing" / "tokens.json"))
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "tokens.json cannot be written" in done.stderr
+    assert sessions() == before
+
+
 def test_a_postgresql_without_tables_is_an_error_that_names_the_remedy(flask: _Flask, postgres_url: str) -> None:
     done = flask("admin", "list", DATABASE_URL=postgres_url)
 
