@@ -25,6 +25,7 @@ _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
 _MIN_SECRET_CHARACTERS = 10  # different ones: 32 random bytes in hexadecimal have fewer once in some 10 ** 12
 _LANGUAGES = ("zh", "en")
+_ENVIRONMENTS = ("development", "production")
 _SENTINEL_SCHEME = "redis+sentinel://"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", _SENTINEL_SCHEME)
 
@@ -160,13 +161,17 @@ def load_settings() -> Settings:
 
 
 def _read(env: Env) -> Settings:
-    production = env.str("HONGYAN_ENV", "development").strip().lower() == "production"
+    environment = env.str("HONGYAN_ENV", "development").strip().lower()
+    production = environment == "production"
     data_dir = Path(env.str("DATA_DIR", "var") or "var").absolute()  # an empty one would be this folder
     if any(sign in str(data_dir) for sign in "?#"):
         raise SettingsError(
             f"DATA_DIR {str(data_dir)!r} must not contain ? or #: it stands in the URLs of SQLite and Redis"
         )
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR {str(data_dir)!r} cannot be made: {error.strerror}") from error
     redis_url = env.str("REDIS_URL", "")
     if redis_url and not redis_url.startswith(_REDIS_SCHEMES):
         raise SettingsError(f"REDIS_URL must begin with {', '.join(_REDIS_SCHEMES)}")
@@ -185,9 +190,12 @@ def _read(env: Env) -> Settings:
 
     language = env.str("LANGUAGE", "zh").strip()
     notices: tuple[str, ...] = ()
+    if environment not in ("", *_ENVIRONMENTS):
+        # Whoever has written `prod` must not believe that weak secrets are refused.
+        notices += (f"HONGYAN_ENV {environment!r} is neither development nor production and counts as development",)
     if language not in ("", *_LANGUAGES):
         # gettext's too: many desktops and images set it to their list of locales, and nobody thinks of us then.
-        notices = (f"LANGUAGE {language!r} is neither zh nor en and does not count: texts are Chinese by default",)
+        notices += (f"LANGUAGE {language!r} is neither zh nor en and does not count: texts are Chinese by default",)
 
     return Settings(
         production=production,

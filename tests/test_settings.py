@@ -71,6 +71,23 @@ def test_production_takes_a_generated_secret(monkeypatch: pytest.MonkeyPatch, tm
     assert (tmp_path / "jwt_secret").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(("value", "is_told"), [("prod", True), ("staging", True), ("", False), ("development", False)])
+def test_what_is_not_production_by_name_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, is_told: bool
+) -> None:
+    settings = _load(monkeypatch, tmp_path, HONGYAN_ENV=value)
+
+    assert not settings.production
+    assert [repr(value) in notice for notice in settings.notices] == [True] * is_told
+
+
+def test_a_data_folder_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SettingsError, match=r"DATA_DIR .* cannot be made"):
+        _load(monkeypatch, tmp_path / "file" / "var")
+
+
 @pytest.mark.parametrize("credentials", ["nopassword", "user:", ":password", "user:pass,word"])
 def test_flower_is_never_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: str) -> None:
     """Flower would take what follows a comma for somebody else's credentials."""
