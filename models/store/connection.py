@@ -37,6 +37,7 @@ _READ_TIMEOUT_SECONDS = 3.0
 _POOL_CONNECTIONS = 16
 _READ_BYTES = 65_536
 _TRUSTED_SECONDS = 0.5  # a connection that was used so lately is not asked whether it still stands
+_UNIX_SCHEME = "unix://"
 _SENTINEL_SCHEME = "redis+sentinel://"
 _SENTINEL_PORT = 26379
 _HEADER = re.compile(r"\A-- .+\n(?:--.*\n)*-- KEYS.*\n(?:--.*\n)*-- ARGV.*\n(?:--.*\n)*-- Returns.*\n", re.MULTILINE)
@@ -103,6 +104,15 @@ class Client(redis.Redis):
             except (RedisError, OSError):
                 connection.disconnect()  # the server has gone, and is back perhaps: it connects anew
         return connection
+
+
+class _UnixConnection(redis.UnixDomainSocketConnection):
+    """redis-py's, which names a port where connecting takes too long, and has none: an AttributeError would come of it.
+
+    It takes too long under gevent, once a Redis that hangs has as many waiting as its backlog holds.
+    """
+
+    port = 0
 
 
 class Ear:
@@ -201,6 +211,8 @@ def connect(redis_url: str) -> Client:
         "max_connections": 1_000_000,  # the client bounds them, and waits where redis-py would raise
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
+    if redis_url.startswith(_UNIX_SCHEME):
+        options["connection_class"] = _UnixConnection
     if redis_url.startswith(_SENTINEL_SCHEME):
         return Client(_sentinel_pool(redis_url.removeprefix(_SENTINEL_SCHEME), options))
     return Client(redis.ConnectionPool.from_url(redis_url, **options))

@@ -6,6 +6,7 @@ is counted from the first answer again, which is when the proxy lets through.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -13,6 +14,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +23,7 @@ import pytest
 
 from chaos.proxy import Proxy, Route
 from tests.conftest import InstanceFactory
+from tests.support.acting import stopped
 from tests.support.client import ChatSocket, HttpClient, message_text
 from tests.support.instance import Instance, wait_until
 from tests.support.receiver import PersistentReceiver
@@ -182,3 +185,24 @@ def test_rabbitmq_is_away(fresh_instance: InstanceFactory, rabbitmq_url: str, re
         _run_away(instance, proxy, "broker", receivers, is_database=False)
         receivers.close()
         instance.stop()
+
+
+def test_redis_hangs_until_nobody_can_connect(fresh_instance: InstanceFactory) -> None:
+    """Whoever asks is told that it is away, also once its backlog is full."""
+    instance = fresh_instance(WEB_PROCESSES="1")
+    instance.seed(2, 0)
+    client = HttpClient(instance.base, instance.tokens[1])
+    assert client.send(2, "before")[0] == 200
+    with stopped(instance.processes("redis")), ExitStack() as stack:
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until its backlog is full
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(instance.redis_socket))
+        for _ in range(2):  # a connection that stands hangs first
+            status, body = client.send(2, "into the void")
+            assert (status, body["code"]) == (503, "outcome_unknown")
+        assert client.get(f"/api/chat/messages/{uuid.uuid4()}")[0] == 503
+        assert HttpClient(instance.base, None).get("/readyz")[0] == 503
+
+    assert wait_until(lambda: client.send(2, "again")[0] == 200, _RECOVERY_SECONDS)
