@@ -206,8 +206,12 @@ def _handle_errors(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
-        headers = {"Retry-After": str(error.retry_after)} if error.failure.status in (429, 503) else None
-        if error.failure.status == 426:
+        headers = None
+        if error.failure.status in (429, 503):
+            headers = {"Retry-After": str(error.retry_after)}
+        elif error.failure.status == 401:
+            headers = {"WWW-Authenticate": "Bearer"}  # RFC 9110 section 15.5.2; no browser asks for a password then
+        elif error.failure.status == 426:
             headers = {"Sec-WebSocket-Version": VERSION}  # RFC 6455 section 4.4
         return answer(error.failure.code, error.text, headers=headers)
 

@@ -67,6 +67,15 @@ def test_a_route_tells_its_methods_to_whoever_asks(app: Flask, path: str, method
         assert method in client.open(path, method=asked).headers["Allow"].split(", ")
 
 
+def test_where_a_key_is_wanted_its_kind_is_named(app: Flask) -> None:
+    """A 401 without a challenge is none (RFC 9110, section 15.5.2)."""
+    client = app.test_client()
+    proxied = client.get("/metrics", headers={"Forwarded": "for=192.0.2.1"}, environ_base={"REMOTE_ADDR": "127.0.0.1"})
+
+    for answer in (client.post("/api/admin/tokens", json={"external_id": "x"}), proxied):
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+
 def test_every_route_is_described(app: Flask) -> None:
     """Whoever adds a route says who may call it, what it takes and what it answers."""
     undescribed = [rule.rule for rule in http_rules(app) if description_of(app.view_functions[rule.endpoint]) is None]
