@@ -275,9 +275,9 @@ def _has_read_body(request: Any) -> bool:
     """Read what a view has left of a body, so that its connection can be used again. False: it is too long or too slow."""
     if _is_given_up(request):
         return False
-    left, unread = _settings.body_max_bytes, getattr(request.body.reader, "length", None)
-    if unread == 0:
+    if getattr(request.body.reader, "length", None) == 0:
         return True
+    left = _settings.body_max_bytes + 1  # one more than there may be, which finds the end behind the last of them
     with gevent.Timeout(_LINGER_SECONDS, False):  # type: ignore[arg-type]  # gevent's stubs do not know this False
         try:
             while left > 0:

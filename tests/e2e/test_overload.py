@@ -414,6 +414,22 @@ def test_a_body_that_is_not_read_ends_the_connection_and_its_answer_says_so(
     assert b"\r\nConnection: close\r\n" in answer
 
 
+@pytest.mark.parametrize("size", [1, 100_000, _BODY_BYTES])
+def test_a_body_that_nobody_wants_leaves_the_connection_as_it_was(narrow: Instance, size: int) -> None:
+    """Up to the bound, and at it: the next request on the connection is answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", narrow.port, timeout=15.0)
+    with contextlib.closing(connection):
+        connection.connect()
+        first = connection.sock
+        for path, status in (("/nowhere", 404), ("/nowhere", 404), ("/healthz", 405)):
+            connection.request("POST", path, b" " * size)
+            answer = connection.getresponse()
+            answer.read()
+            assert (answer.status, answer.headers["Connection"]) == (status, "keep-alive")
+
+        assert connection.sock is first
+
+
 def test_a_body_a_little_too_large_can_read_why(narrow: Instance) -> None:
     """An ordinary client sends all of it before it reads: it gets its 413, not a reset."""
     status, body = HttpClient(narrow.base, narrow.tokens[1]).send(2, "x" * (3 * _BODY_BYTES // 2))
