@@ -24,6 +24,7 @@ _ROOT = Path(__file__).resolve().parent
 _MAX_SOCKET_PATH_BYTES = 100
 _MIN_SECRET_BYTES = 32
 _MIN_SECRET_CHARACTERS = 10  # different ones: 32 random bytes in hexadecimal have fewer once in some 10 ** 12
+_NO_PATH_OF_URLS = re.compile("[?#;]|%[0-9A-Fa-f]{2}")  # Celery reads several brokers where there is a ;
 _LANGUAGES = ("zh", "en")
 _ENVIRONMENTS = ("development", "production")
 _SENTINEL_SCHEME = "redis+sentinel://"
@@ -164,9 +165,10 @@ def _read(env: Env) -> Settings:
     environment = env.str("HONGYAN_ENV", "development").strip().lower()
     production = environment == "production"
     data_dir = Path(env.str("DATA_DIR", "var") or "var").absolute()  # an empty one would be this folder
-    if any(sign in str(data_dir) for sign in "?#"):
+    if _NO_PATH_OF_URLS.search(str(data_dir)):
         raise SettingsError(
-            f"DATA_DIR {str(data_dir)!r} must not contain ? or #: it stands in the URLs of SQLite and Redis"
+            f"DATA_DIR {str(data_dir)!r} must not contain ?, #, ; or an escape like %20: it stands in the URLs of SQLite, Redis "
+            "and Celery's broker"
         )
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -81,6 +81,15 @@ def test_what_is_not_production_by_name_is_told(
     assert [repr(value) in notice for notice in settings.notices] == [True] * is_told
 
 
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a;b", "a%20b"])
+def test_a_data_folder_that_would_be_another_in_a_url_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(SettingsError, match=r"DATA_DIR .* must not contain"):
+        _load(monkeypatch, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_a_data_folder_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
