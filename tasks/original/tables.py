@@ -84,7 +84,6 @@ class Cleaner:
             self._report.note("password_unusable", user_id)
         if flag(raw["is_deleted"]):
             self._report.note("flag_deleted", user_id)
-        given = self._fitting(User, "devicefingeruuid", raw, user_id) or None
         return {
             "id": user_id,
             "uuid": self._uuid("user", user_id, raw["uuid"]),
@@ -93,7 +92,7 @@ class Cleaner:
             "digest": hashed if role == "user" else None,
             "nickname": self._fitting(User, "nickname", raw, user_id),
             "avatar": self._avatar(User, raw, user_id, self._terms.media_url + "user.jpg"),
-            "devicefingeruuid": fingerprints.get(user_id, given),
+            "devicefingeruuid": self._fingerprint(user_id, raw, fingerprints),
             **{name: self._fitting(User, name, raw, user_id) for name in _TRAITS},
             "userset": self._settings(user_id, raw),
             "invite_confirm": self._mode(raw, (0, 1), f"user {user_id}"),
@@ -125,6 +124,15 @@ class Cleaner:
                 end = f"#{place}" if place else ""
                 numbered[row["id"]] = device[: 200 - len(end)] + end
         return numbered
+
+    def _fingerprint(self, user_id: int, raw: sqlite3.Row, shared: dict[int, str]) -> str | None:
+        """Give a fingerprint that no other row has: some are alike only once they are cut or numbered."""
+        found = shared.get(user_id) or self._fitting(User, "devicefingeruuid", raw, user_id)
+        if not found or self._scratch.take("fingerprint", found):
+            return found or None
+        if user_id not in shared:  # else it is noted
+            self._report.note("fingerprint_shared", user_id)
+        return None
 
     def _username(self, user_id: int, raw: sqlite3.Row) -> str:
         name = self._fitting(User, "username", raw, user_id)

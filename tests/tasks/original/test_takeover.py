@@ -474,6 +474,30 @@ def test_users_that_are_one_too_many_have_their_rules(on_sqlite: System) -> None
     assert users[5]["username"] == "one_5"
 
 
+@pytest.mark.parametrize(
+    "fingerprints",
+    [
+        pytest.param(["d" * 250 + "1", "d" * 250 + "2"], id="alike once cut"),
+        pytest.param(["device#1", "device", "device"], id="alike once numbered"),
+    ],
+)
+def test_fingerprints_that_become_alike_stop_no_import(on_sqlite: System, fingerprints: list[str]) -> None:
+    """Two rows with one fingerprint broke the unique key in the middle of the writing, at every try."""
+    rows = [
+        data.user(number, f"VIS{number}", role="visitor", devicefingeruuid=fingerprint)
+        for number, fingerprint in enumerate(fingerprints, 1)
+    ]
+    data.write_dump(on_sqlite.dump, {"user": rows})
+
+    dry, report = on_sqlite.run(redis_url=None, is_dry_run=True), on_sqlite.run(redis_url=None)
+
+    assert _counts(report) == _counts(dry)
+    assert report.count("fingerprint_shared") == len(fingerprints) - 1
+    kept = [row["devicefingeruuid"] for row in on_sqlite.rows(tables.User)]
+    assert len(kept) == len(fingerprints)
+    assert sorted(filter(None, kept)) == sorted({each[:200] for each in fingerprints})
+
+
 def test_rows_of_the_other_tables_have_their_rules(on_sqlite: System) -> None:
     """What refers to nothing, stands there twice, or holds what nobody knows."""
     tail = {"order": 50, "create_time": None, "update_time": None}
