@@ -21,6 +21,9 @@ Value = str | int | bytes | None
 _CHUNK_BYTES = 1 << 20
 _MAX_TOKEN_BYTES = 64 << 20  # one value; MySQL's own bound of a statement is 1 GB, of a text column 64 KB
 _MAX_DIGITS = 40  # of a whole number; MySQL has no longer one than 65, and the columns that count none than 20
+_MAX_BITS = 64  # MySQL's own bound of a BIT
+_MAX_COLUMNS = 4_096  # MySQL's own bound of a table
+_MAX_NAME_BYTES = 1_024  # MySQL's own bound is 64 characters
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 
@@ -162,6 +165,7 @@ class Dump:
         if token.raw == b"(":
             columns = []
             while token.raw != b")":
+                _check_count(columns, token)
                 columns.append(self._name(self._must()))
                 token = self._expect(b",", b")")
             token = self._must()
@@ -206,14 +210,26 @@ class Dump:
         while True:
             value = self._value(token)
             token = self._must()
-            while token.kind == "string" and isinstance(value, str):  # 'a' 'b' is 'ab'
-                value, token = value + self._text(token), self._must()
+            if token.kind == "string" and isinstance(value, str):
+                value, token = self._joined(value, token)
+            _check_count(values, token)
             values.append(value)
             if token.raw == b")":
                 return values
             if token.raw != b",":
                 raise DumpError(f"{_shown(token.raw)} stands where a comma is due", token.offset)
             token = self._must()
+
+    def _joined(self, text: str, token: _Token) -> tuple[str, _Token]:
+        """Give a text with those that follow it, `'a' 'b'` being `'ab'`, and what comes behind them."""
+        texts, size = [text], len(text)
+        while token.kind == "string":
+            texts.append(self._text(token))
+            size += len(texts[-1])
+            if size > _MAX_TOKEN_BYTES:
+                raise _too_long(token.offset)
+            token = self._must()
+        return "".join(texts), token
 
     def _value(self, token: _Token) -> Value:
         raw = token.raw
@@ -225,7 +241,10 @@ class Dump:
             digits = raw[2:-1] if raw[1:2] == b"'" else raw[2:]
             return bytes.fromhex(("0" if len(digits) % 2 else "") + digits.decode())
         if token.kind == "bits":
-            return int((raw[2:-1] if raw[1:2] == b"'" else raw[2:]) or b"0", 2)
+            digits = raw[2:-1] if raw[1:2] == b"'" else raw[2:]
+            if len(digits) > _MAX_BITS:
+                raise DumpError(f"a value has more than {_MAX_BITS} bits", token.offset)
+            return int(digits or b"0", 2)
         word = raw.upper()
         if word == b"NULL":
             return None
@@ -265,6 +284,7 @@ class Dump:
         while depth:
             token = self._must()
             if is_first and depth == 1 and (token.kind == "name" or token.raw.upper() not in _NO_COLUMNS):
+                _check_count(columns, token)
                 columns.append(self._name(token))
             is_first = token.raw == b","
             depth += (token.raw == b"(") - (token.raw == b")")
@@ -297,6 +317,8 @@ class Dump:
         return (name, self._name(self._must())), self._must()
 
     def _name(self, token: _Token) -> str:
+        if len(token.raw) > _MAX_NAME_BYTES:
+            raise DumpError(f"a name is longer than {_MAX_NAME_BYTES:,} bytes", token.offset)
         if token.kind == "name":
             return token.raw[1:-1].replace(b"``", b"`").decode(self._encoding, "replace")
         if token.kind == "word":
@@ -361,7 +383,7 @@ class Dump:
             return False
         left = len(self._buffer) - self._at
         if left > _MAX_TOKEN_BYTES:
-            raise DumpError(f"a value is longer than {_MAX_TOKEN_BYTES >> 20} MiB", self._offset)
+            raise _too_long(self._offset)
         # As much again as there is: a long value is not looked at from its beginning once for each chunk.
         try:
             chunk = self._file.read(max(_CHUNK_BYTES, left))
@@ -385,6 +407,16 @@ class Dump:
     @property
     def _offset(self) -> int:
         return self._before + self._at
+
+
+def _too_long(offset: int) -> DumpError:
+    return DumpError(f"a value is longer than {_MAX_TOKEN_BYTES >> 20} MiB", offset)
+
+
+def _check_count(found: Sequence[object], token: _Token) -> None:
+    """Raises DumpError: there are as many values, or columns, as a row of MySQL can have, and one more is to come."""
+    if len(found) == _MAX_COLUMNS:
+        raise DumpError(f"a row has more than {_MAX_COLUMNS:,} columns", token.offset)
 
 
 def _is_open(match: re.Match[bytes]) -> bool:

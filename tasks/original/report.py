@@ -11,6 +11,7 @@ from typing import Any, Literal
 Kind = Literal["left_out", "changed", "noted"]
 
 _MAX_EXAMPLES = 20
+_EXAMPLE_MAX = 100  # characters
 
 RULES: dict[str, tuple[Kind, str]] = {
     # Tables
@@ -108,8 +109,8 @@ class Report:
         assert code in RULES, code
         self._counts[code] += count
         examples = self._examples.setdefault(code, [])
-        if len(examples) < _MAX_EXAMPLES and str(example) not in examples:
-            examples.append(str(example))
+        if len(examples) < _MAX_EXAMPLES and (shown := _shown(example)) not in examples:
+            examples.append(shown)
 
     def count(self, code: str) -> int:
         return self._counts[code]
@@ -138,3 +139,8 @@ class Report:
                 some = ", ".join(rule["examples"][:5]) + (", …" if len(rule["examples"]) > 5 else "")
                 lines.append(f"  {rule['count']:>10,}  {code}: {rule['what']} ({some})")
         return "\n".join(lines)
+
+
+def _shown(example: object) -> str:
+    """Give an example as a terminal may be given it: a dump can say anything where an id is due."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(example)[:_EXAMPLE_MAX])

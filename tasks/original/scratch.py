@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 
 _FOLDER = "import-original"
-_BATCH_ROWS = 1_000
+# Characters, since MySQL's TEXT holds as many bytes. Of a longer value one more is kept, to tell it by.
+TEXT_MAX = 65_535
 _CLEAN_ROWS = 200  # a batch that is written in one transaction
 
 # The original's tables, and those of their columns that ours have too, or that a rule looks at.
@@ -146,6 +147,4 @@ class Scratch:
         return self._select(query, *values)
 
     def _select(self, query: str, *values: Any) -> Iterator[sqlite3.Row]:
-        cursor = self._db.execute(query, values)
-        while rows := cursor.fetchmany(_BATCH_ROWS):
-            yield from rows
+        yield from self._db.execute(query, values)

@@ -24,7 +24,7 @@ from schemas.params import InvalidParams
 from schemas.profile import GENDERS, SETTINGS_MAX, is_address, read_settings
 from tasks.original.columns import derived_uuid, digest, flag, is_uuid, moment, number
 from tasks.original.report import Report
-from tasks.original.scratch import Scratch
+from tasks.original.scratch import TEXT_MAX, Scratch
 
 _STATUSES = (0, 1, 2)
 _DISABLED = 2
@@ -370,8 +370,8 @@ class Cleaner:
     def _fitting(self, model: Any, name: str, raw: sqlite3.Row, row_id: object) -> str:
         value = raw[name]
         text = "" if value is None else str(value)
-        most = getattr(model.__table__.c[name].type, "length", None)
-        if most is not None and len(text) > most:
+        most: int = getattr(model.__table__.c[name].type, "length", None) or TEXT_MAX
+        if len(text) > most:
             self._report.note("text_cut", f"{model.__tablename__} {row_id}: {name}")
             return text[:most]
         return text

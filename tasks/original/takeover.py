@@ -37,13 +37,13 @@ from tasks.original import waiting
 from tasks.original.dump import Dump, DumpError, Value
 from tasks.original.queues import Bounds, QueueReader
 from tasks.original.report import Report
-from tasks.original.scratch import TABLES, Scratch
+from tasks.original.scratch import TABLES, TEXT_MAX, Scratch
 from tasks.original.tables import Cleaner, Terms, columns_of_time
 
 LEFT_FILE = "import-original-left.jsonl"
 
 _SYSTEM_DATABASES = frozenset(("mysql", "sys", "information_schema", "performance_schema"))
-_RAW_BATCH = 500
+_RAW_BATCH, _RAW_CHARACTERS = 500, 1_000_000  # rows, or texts in them, that are held until they are written
 _TRIES = 20
 _PAUSE_SECONDS = 0.25
 _FIRST = -(2**62)
@@ -167,6 +167,7 @@ class Takeover:
         total = source.dump.stat().st_size
         raw: dict[str, list[list[Any]]] = {table: [] for table in TABLES}
         databases: set[str] = set()
+        characters = 0
         for row in dump:
             table = row.table.lower()
             is_meant = row.database == (source.database or row.database) or not row.database
@@ -184,14 +185,14 @@ class Takeover:
             for name in values.keys() - set(TABLES[table]):
                 if values[name] not in (None, "", 0):
                     self._report.note("column_unknown", f"{table}.{name}")
-            batch = raw[table]
-            batch.append([self._plain(values.get(name), table, values.get("id")) for name in TABLES[table]])
-            if len(batch) == _RAW_BATCH:
-                scratch.add_raw(table, batch)
-                batch.clear()
+            plain = [self._plain(values.get(name), table, values.get("id")) for name in TABLES[table]]
+            raw[table].append(plain)
+            characters += sum(len(value) for value in plain if isinstance(value, str))
+            if len(raw[table]) == _RAW_BATCH or characters > _RAW_CHARACTERS:
+                _add_raw(scratch, raw)
+                characters = 0
                 self._tell("reading the dump", dump.bytes_read, total)
-        for table, batch in raw.items():
-            scratch.add_raw(table, batch)
+        _add_raw(scratch, raw)
         if scratch.first('SELECT 1 FROM "raw_user"') is None:
             raise DumpError("it has no rows of a table `user`: it is not an original's")
         self._report.source = {"dump": source.dump.name, "sha256": dump.sha256, "queues": source.redis_url is not None}
@@ -208,6 +209,8 @@ class Takeover:
             return value if abs(value) < 2**63 else str(value)
         if value in ("\0", "\1"):
             return ord(value)  # a BIT as MariaDB spells it
+        if value is not None:
+            value = value[: TEXT_MAX + 1]  # no rule looks at more, and of a hostile dump more would fill the memory
         if value is None or (value.isascii() and "\0" not in value):
             return value
         if "\0" in value:
@@ -353,6 +356,13 @@ class Takeover:
                 changes["devicefingeruuid"] = None
             given.append(row | changes)
         return given
+
+
+def _add_raw(scratch: Scratch, raw: dict[str, list[list[Any]]]) -> None:
+    """Keep the rows that are held, and hold them no longer."""
+    for table, batch in raw.items():
+        scratch.add_raw(table, batch)
+        batch.clear()
 
 
 def _connect(redis_url: str) -> OriginalRedis:

@@ -148,6 +148,11 @@ def test_a_whole_dump_is_read_row_by_row(
         ("INSERT INTO t VALUES (NOW());", "no literal"),
         ("INSERT INTO t VALUES (1 2);", "comma is due"),
         ("SET NAMES gbk;", "utf8mb4"),
+        pytest.param(f"INSERT INTO t VALUES ({'1.0,' * 4_096}1);", "4,096 columns", id="wide row"),
+        pytest.param(f"INSERT INTO t ({'a,' * 4_096}a) VALUES (1);", "4,096 columns", id="wide list"),
+        pytest.param(f"CREATE TABLE t ({'a,' * 4_096}a int);", "4,096 columns", id="wide table"),
+        pytest.param(f"INSERT INTO t VALUES (b'{'1' * 65}');", "64 bits", id="long bits"),
+        pytest.param(f"INSERT INTO `{'t' * 2_000}` VALUES (1);", "1,024 bytes", id="long name"),
         ("SET sql_mode='NO_BACKSLASH_ESCAPES';", "NO_BACKSLASH_ESCAPES"),
         pytest.param(gzip.compress(b"INSERT INTO t VALUES (1);" * 50, mtime=0)[:-12], "unpacked", id="half a gzip"),
         pytest.param(b"\x1f\x8bnonsense", "unpacked", id="no gzip"),
@@ -167,6 +172,8 @@ def test_a_value_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(DumpError, match="longer than"):
         _read(tmp_path / "d.sql", "INSERT INTO t VALUES ('" + "a" * (1 << 18) + "');")
+    with pytest.raises(DumpError, match="longer than"):
+        _read(tmp_path / "d.sql", "INSERT INTO t VALUES (" + f"'{'a' * 100}' " * 1_000 + ");")
 
 
 @pytest.mark.parametrize("quote", ["'", '"', "`"])

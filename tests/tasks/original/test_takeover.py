@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -551,6 +552,37 @@ def test_rows_of_the_other_tables_have_their_rules(on_sqlite: System) -> None:
     assert {row["user_id"]: row["status"] for row in on_sqlite.rows(tables.GroupMember)} == {ANNA: 1, BERT: 0, CARL: 0}
     (group,) = on_sqlite.rows(tables.Group)
     assert (group["name"], group["status"], group["invite_confirm"]) == ("one", 2, 1)
+
+
+def test_long_texts_of_a_dump_do_not_fill_the_memory(on_sqlite: System) -> None:
+    """Of a value no more is kept than MySQL's TEXT holds: 40 MB of settings came to 40 MB and more."""
+    rows = [data.user(number, f"user{number}", userset="x" * 1_000_000) for number in range(1, 41)]
+    groups = [data.group(GROUP_ID, 1, "a group", remark="x" * 70_000)]
+    data.write_dump(on_sqlite.dump, {"user": rows, "group": groups})
+    del rows
+
+    tracemalloc.start()
+    report = on_sqlite.run(redis_url=None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 20_000_000
+    assert report.count("settings_unreadable") == 40
+    assert report.count("text_cut") == 1
+    (group,) = on_sqlite.rows(tables.Group)
+    assert len(group["remark"]) == 65_535
+
+
+def test_examples_in_a_report_are_fit_for_a_terminal(on_sqlite: System) -> None:
+    data.write_dump(
+        on_sqlite.dump, {"user": [data.user(1, "anna"), {**data.user(2, "x"), "id": "\x1b[2J" + "9" * 500}]}
+    )
+
+    report = on_sqlite.run(redis_url=None, is_dry_run=True)
+
+    assert "\x1b" not in report.as_text()
+    (example,) = report.as_json()["left_out"]["user_id_unusable"]["examples"]
+    assert example == "\ufffd[2J" + "9" * 96
 
 
 def test_times_are_those_of_the_originals_clock(on_sqlite: System) -> None:
