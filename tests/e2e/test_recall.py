@@ -21,6 +21,7 @@ from tests.support.relations import add_users, befriend, make_group
 _GROUP = 1
 _OWNER, _MEMBER, _OTHER_MEMBER, _OUTSIDER = 1, 2, 3, 25
 _FIVE_MINUTES_MS = 300_000
+_LONG_AGO_MS = 1_000_000_000_000
 _NOT_FOUND = "消息不存在，无法撤回"
 
 _Answer = tuple[int, Any]
@@ -106,17 +107,20 @@ def test_only_the_sender_may_recall(instance: Instance, friends: tuple[int, int]
 
 
 def test_the_limit_is_measured_by_the_server(instance: Instance, friends: tuple[int, int]) -> None:
-    """D2: after five minutes a message stays, whatever time the client names; before, it goes."""
+    """D2: after five minutes a message stays, whatever time the client names; before, it goes. Times ahead are refused."""
     sender_id, recipient_id = friends
     old, young = (_send(instance, sender_id, recipient_id) for _ in range(2))
     _age(instance, old, _FIVE_MINUTES_MS + 1_000)
     _age(instance, young, _FIVE_MINUTES_MS - 30_000)
     now_ms = int(time.time() * 1000)
 
-    for create_time in (now_ms, now_ms + _FIVE_MINUTES_MS, 1_000_000_000_000):
+    for create_time in (now_ms, _LONG_AGO_MS):
         status, body = _recall(instance, sender_id, old, create_time=create_time)
         assert (status, body["code"], body["data"]) == (400, "recall_too_late", "消息超过5分钟，不能撤回")
-    assert _recall(instance, sender_id, young, create_time=1_000_000_000_000)[0] == 200
+    status, body = _recall(instance, sender_id, young, create_time=now_ms + 60_000)
+    assert (status, body["code"]) == (422, "invalid")
+    assert body["data"].startswith("消息发送时间 的数值 必须 在 1000000000000 和 ")
+    assert _recall(instance, sender_id, young, create_time=_LONG_AGO_MS)[0] == 200
 
 
 @pytest.mark.parametrize("v", [1, 2])
@@ -216,7 +220,7 @@ def test_a_recall_cannot_be_recalled(instance: Instance, friends: tuple[int, int
     refused_id = client.send(999_999, "x", respond_async=True)[1]["data"]["id"]
     assert wait_until(lambda: client.get(f"/api/chat/messages/{refused_id}")[1]["data"]["status"] == "refused", 5.0)
 
-    refused = {"id": refused_id, "to_id": 999_999, "chatType": "single", "create_time": 0}
+    refused = {"id": refused_id, "to_id": 999_999, "chatType": "single", "create_time": _LONG_AGO_MS}
     assert _recall(instance, sender_id, refused)[1]["code"] == "message_not_found"
 
     message = _send(instance, sender_id, recipient_id)
@@ -339,13 +343,14 @@ def test_a_recall_takes_no_place_in_the_conversation(instance: Instance) -> None
         ({"to_id": ""}, "接收者id或者群id不能为空"),
         ({"id": ""}, "消息uuid不能为空"),
         ({"chatType": "x"}, "聊天类型 的值 `x` 必须在 [`single`、`group`] 中"),
+        ({"create_time": "x"}, "消息发送时间 的值 `x` 的类型不是 `int`"),
     ],
 )
 def test_invalid_parameters_are_told(
     instance: Instance, friends: tuple[int, int], fields: dict[str, Any], text: str
 ) -> None:
     """A recall that lacks something is answered with 422 and ORIG's text."""
-    message = {"id": "x", "to_id": friends[1], "chatType": "single", "create_time": 0}
+    message = {"id": "x", "to_id": friends[1], "chatType": "single", "create_time": _LONG_AGO_MS}
 
     status, body = _recall(instance, friends[0], message, **fields)
 

@@ -12,7 +12,7 @@ from schemas import envelope
 from schemas.answers import Accepted, Message, MessageState, Trace
 from schemas.messages import MESSAGE_PARAMS
 from schemas.params import InvalidParams
-from schemas.recall import RECALL_PARAMS
+from schemas.recall import RECALL_PARAMS, check_not_ahead
 from schemas.sending import SEND_PARAMS
 from settings import Settings
 from webapp.auth import Caller, Gatekeeper, caller_of, token_of
@@ -149,7 +149,8 @@ def make_blueprint(
     )
     def post_recall() -> Response:
         caller = gatekeeper.caller()
-        params = read_params(RECALL_PARAMS)
+        params, now_ms = read_params(RECALL_PARAMS), time.time_ns() // 1_000_000
+        check_not_ahead(params["create_time"], now_ms)
         conversation = conversation_key(params["chatType"], caller.user_id, params["to_id"])
         with VerdictWait(registry) as wait:
             accepted = Request(
@@ -163,7 +164,7 @@ def make_blueprint(
                 type="systemNotice",
                 data=params["id"],
                 options=None,
-                created_at_ms=time.time_ns() // 1_000_000,
+                created_at_ms=now_ms,
                 client_msg_id=None,
                 reply_to=(process_id, wait.number),
                 conversation=conversation,
