@@ -97,11 +97,15 @@ def _inner(address: Address) -> Address | None:
 def _look_up(host: str, port: int) -> list[str]:
     """Return a host's addresses, none where it is unknown or nobody says in time."""
     answers: queue.Queue[list[str]] = queue.Queue()
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return []  # an empty label, or one that is too long: in a web process gevent would log it as a crash of its own
 
     def ask() -> None:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):  # UnicodeError: an empty label, or one that is too long
+        except OSError:
             found = []
         answers.put(list(dict.fromkeys(str(address[0]) for *_, address in found)))
 

@@ -107,6 +107,16 @@ def test_a_name_with_an_address_inside_is_refused(monkeypatch: pytest.MonkeyPatc
     assert _post("http://hooks.test/", allowed=()).error == "webhook_target_refused"
 
 
+@pytest.mark.parametrize("host", ["a..b", "...", "a" * 64 + ".example"])
+def test_a_name_that_cannot_be_is_not_looked_up(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """What the resolver makes of it stood in the log of the web process as a traceback."""
+    looked_up: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **_: looked_up.append(asked))
+
+    assert _post(f"http://{host}/").error == "webhook_host_unknown"
+    assert looked_up == []
+
+
 def test_a_name_server_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
         time.sleep(1.0)
