@@ -118,8 +118,9 @@ def make_blueprint(gatekeeper: Gatekeeper, uploads: Uploads, origins: Origins) -
         response.last_modified = datetime.fromtimestamp(written_at, UTC)
         response.set_etag(name.rpartition("_")[2])
         environ = dict(asked.environ)
-        if asked.range is not None and len(asked.range.ranges) > 1:
-            del environ["HTTP_RANGE"]  # which a server need not understand: RFC 9110 section 14.2
+        if asked.range is not None and (asked.range.units != "bytes" or len(asked.range.ranges) > 1):
+            # RFC 9110 section 14.2: another unit a server must ignore, several ranges it may.
+            del environ["HTTP_RANGE"]
         try:
             response.make_conditional(environ, accept_ranges=True, complete_length=size)
         except RequestedRangeNotSatisfiable:
