@@ -140,7 +140,7 @@ _FAILURES = [
     Failure(
         "recipient_unavailable", 400, "对方不存在或者被禁用，不能发消息", "The recipient does not exist or is disabled"
     ),
-    Failure("self", 400, "不能给自己发消息", "You cannot write to yourself"),
+    Failure("self", 400, "不能给自己发消息", "You cannot write to, block or follow yourself"),
     Failure(
         "blocked_by_recipient",
         400,
@@ -305,13 +305,15 @@ _FAILURES = [
 
 FAILURES = {failure.code: failure for failure in _FAILURES}
 
-# Where ORIG words a failure differently: by the last part of the path, then by code. In English it is as everywhere.
+# Where a failure has another text, mostly ORIG's: by a part of the path, then by code. In English it is as everywhere.
 REWORDED = {
     "groupUpdateName": {"not_owner": "只有群主才能修改群名称"},
     "groupremark": {"not_owner": "只有群主才能修改群公告"},
     "groupAddUserSet": {"not_owner": "群不存在或者被封禁或者你无权操作"},
     "groupAgreeOrNo": {"not_owner": "群不存在或者被封禁或者你无权操作"},
     "groupnickname": {"not_in_group": "你不在该群聊中，无法修改昵称"},
+    "block": {"self": "不能拉黑自己"},
+    "follow": {"self": "不能关注自己"},
     "ws": {
         "token_missing": "缺少 token 参数",
         "token_expired": "token 已过期",

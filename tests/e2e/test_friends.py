@@ -144,6 +144,16 @@ def test_who_may_not_apply_is_told_why(instance: Instance) -> None:
     assert _call(instance, bob, f"isApplyfriend/{stranger}") == "400 application_not_found"
 
 
+@pytest.mark.parametrize(("what", "text"), [("block", "不能拉黑自己"), ("follow", "不能关注自己")])
+def test_nobody_blocks_or_follows_himself(instance: Instance, what: str, text: str) -> None:
+    """The refusal spoke of messages."""
+    (alice,) = add_users(instance, 1)
+
+    status, body = HttpClient(instance.base, instance.tokens[alice]).post(f"/api/chat/{what}/{alice}", {what: 1})
+
+    assert (status, body["code"], body["data"]) == (400, "self", text)
+
+
 def test_the_blocked_cannot_apply(instance: Instance) -> None:
     """A block on either side stops applications and automatic friendship, friend row or not (F5)."""
     alice, bob = add_users(instance, 2)

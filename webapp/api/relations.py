@@ -16,8 +16,8 @@ from schemas.answers import Explanation, MessageRequests
 from schemas.relations import ANSWER_PARAMS, BLOCK_PARAMS, EXPLAIN_PARAMS, FOLLOW_PARAMS
 from settings import Settings
 from tasks.explain import explain
-from webapp.auth import Gatekeeper
-from webapp.errors import FAILURES, ApiError
+from webapp.auth import Caller, Gatekeeper
+from webapp.errors import FAILURES, REWORDED, ApiError
 from webapp.http import ok, read_params
 from webapp.language import language_of_request
 from webapp.routes import describe
@@ -26,6 +26,11 @@ from webapp.services import offload
 
 def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Database) -> Blueprint:
     blueprint = Blueprint("relations", __name__)
+
+    def check_another(caller: Caller, other_id: int, at: str) -> None:
+        """Raises ApiError: he would do this to himself. at: where REWORDED has the text"""
+        if other_id == caller.user_id:
+            raise ApiError("self", REWORDED[at]["self"] if language_of_request(settings.language) == "zh" else None)
 
     def change(other_id: int, write: Callable[[Connection], None]) -> None:
         """Change something between the caller and an existing user. Raises ApiError with not_found."""
@@ -46,8 +51,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         caller = gatekeeper.caller()
         params = read_params(BLOCK_PARAMS)
         other_id = params["user_id"]
-        if other_id == caller.user_id:
-            raise ApiError("self")
+        check_another(caller, other_id, "block")
 
         def write(connection: Connection) -> None:
             if params["block"]:
@@ -66,8 +70,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         caller = gatekeeper.caller()
         params = read_params(FOLLOW_PARAMS)
         other_id = params["user_id"]
-        if other_id == caller.user_id:
-            raise ApiError("self")
+        check_another(caller, other_id, "follow")
 
         def write(connection: Connection) -> None:
             if params["follow"]:
