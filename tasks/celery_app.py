@@ -12,7 +12,7 @@ from settings import Settings
 DRAIN_QUEUE = "drain"
 HOUSEKEEPING_QUEUE = "housekeeping"
 
-ANSWER_SECONDS = 10.0  # a drain that has stored a question rings too: this is for what was lost, and for verdicts
+ANSWER_SECONDS = 10.0  # drains and answers ring too: this is for what was lost
 _DAY_SECONDS = 86_400.0
 _HOUR_SECONDS = 3_600.0
 _COMPACT_SECONDS = 10.0

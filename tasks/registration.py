@@ -25,6 +25,7 @@ from tasks.drain import Drain
 log = structlog.get_logger()
 
 _LEFT_SECONDS = 600.0
+_VERDICT_SECONDS = 1.0
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -55,17 +56,16 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def the_answerer() -> Answerer:
         return Answerer(settings, the_database(), the_store())
 
+    def ring(task: str = "drain", queue: str = DRAIN_QUEUE, expires: float = 1, countdown: float = 0) -> None:
+        try:
+            celery.send_task(task, queue=queue, expires=expires, countdown=countdown or None)
+        except Exception as error:
+            # The broker is away. Nothing is lost: beat rings when it is back.
+            log.warning("bell_not_rung", error=str(error))
+
     @celery.task(name="drain")  # type: ignore[untyped-decorator]
     def drain() -> dict[str, int] | None:
         """Decide what waits in the outbox. Returns {decided, refused, batches}."""
-
-        def ring(task: str = "drain", queue: str = DRAIN_QUEUE, expires: float = 1) -> None:
-            try:
-                celery.send_task(task, queue=queue, expires=expires)
-            except Exception as error:
-                # The broker is away. Nothing is lost: beat rings when it is back.
-                log.warning("bell_not_rung", error=str(error))
-
         try:
             result = the_drain().run(ring)
             if not the_drain().has_successor and the_drain().is_needed():
@@ -82,10 +82,15 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def answer_questions() -> int | None:
         """Answer for those who are away. Returns how many answers went to the outbox."""
         try:
-            return the_answerer().run(time.time_ns() // 1_000_000)
+            count = the_answerer().run(time.time_ns() // 1_000_000)
         except (StoreUnavailable, DatabaseUnavailable) as error:
             log.warning("questions_not_answered", error=str(error))  # they wait, and are looked at again soon
             return None
+        if count:
+            ring()
+            # The verdicts are there in a moment: who answered without knowing is to find that said when he comes.
+            ring("answer_questions", HOUSEKEEPING_QUEUE, ANSWER_SECONDS, _VERDICT_SECONDS)
+        return count
 
     @celery.task(name="forget_unseen_devices")  # type: ignore[untyped-decorator]
     def forget_unseen_devices() -> int | None:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from models.askanswers import AskAnswer
 from models.questions import PendingAnswer, answer_id
 from tests.conftest import InstanceFactory
-from tests.support.acting import open_socket
+from tests.support.acting import open_socket, stopped
 from tests.support.client import HttpClient
 from tests.support.instance import Instance, Kind, wait_until
 from tests.support.relations import add_users, befriend, make_group, set_strangers, writing
@@ -285,7 +285,7 @@ def test_who_is_away_answers_and_is_told_when_he_comes(instance: Instance) -> No
         assert _refusal(_ask(instance, asker, blocker))[1] == "blocked_by_recipient"
         question = _ok(_ask(instance, asker, owner))
         answer = socket.wait_for_text(_ANSWER).message
-        assert wait_until(lambda: _count_pending(instance) == 0, 15.0)  # told at the next look
+        assert wait_until(lambda: _count_pending(instance) == 0, 15.0)
 
     assert answer is not None
     assert (answer["id"], answer["from_id"], answer["type"]) == (answer_id(question["id"]), owner, "text")
@@ -304,6 +304,19 @@ def test_who_is_away_answers_and_is_told_when_he_comes(instance: Instance) -> No
         f"系统根据您设置的问答数据，挑选了最接近的答案，回复给对方，回复内容是：\n\n {_ANSWER}"
     )
     assert (told.message["from_id"], told.message["create_time"]) == (asker, answer["create_time"])
+
+
+def test_who_has_answered_is_told_without_beat(instance: Instance) -> None:
+    """Who came right after it found an answer that he had not written, and up to ten seconds nothing that said why."""
+    asker, owner = add_users(instance, 2)
+    befriend(instance, asker, owner)
+    _keep(instance, owner)
+    assert wait_until(lambda: _count_pending(instance) == 0, 15.0)
+
+    with stopped(instance.wait_processes("beat", 1)):
+        _ok(_ask(instance, asker, owner))
+        assert wait_until(lambda: len(_talk(instance, asker, owner)) == 2, 10.0)
+        assert wait_until(lambda: _count_pending(instance) == 0, 10.0)
 
 
 def test_a_question_outlives_the_processes_that_answer(fresh_instance: InstanceFactory) -> None:
