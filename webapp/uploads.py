@@ -75,7 +75,8 @@ class Uploads:
 
     def expect(self, request: Request) -> None:
         """Let a request have the body of an upload. To be called first: so much is read of a refused one, too."""
-        expect_upload(request.environ, self._max_bytes + _FORM_BYTES, self._min_rate)
+        # A piece more, so that of a file of unannounced length it is told that it is too large, and not its body.
+        expect_upload(request.environ, self._max_bytes + _FORM_BYTES + PIECE_BYTES, self._min_rate)
 
     @contextmanager
     def receive(self, request: Request, caller: Caller, field: str) -> Iterator[Arrived]:
@@ -219,7 +220,11 @@ class _Form:
         if isinstance(part, File):
             if part.name != self._field or self._has_file:
                 raise InvalidParams(
-                    self._field, Fault("只能上传一个文件", f"The form must hold one file, in the field `{self._field}`")
+                    self._field,
+                    Fault(
+                        f"只能上传一个文件，且字段名必须是 `{self._field}`",
+                        f"The form must hold one file, in the field `{self._field}`",
+                    ),
                 )
             self._has_file, self.filename = True, part.filename
 
