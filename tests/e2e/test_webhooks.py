@@ -313,6 +313,7 @@ def test_everything_is_told_again_from_where_one_says(hooks: Hooks, target: Webh
         {"since": 1, "positions": {"0": 0}},
         {"positions": {"0": 10**9}},
         {"positions": {"x": 1}},
+        {"positions": {"8": 0}},  # no shard of ours
     ]
     for wrong in wrongs:
         assert hooks.call(path, **wrong)[0] == 422

@@ -248,7 +248,8 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 last = shards.load_last_positions(connection)
                 if "positions" not in params:
                     return webhooks.find_positions(connection, last, params["since"])
-            if any(position > last.get(shard, 0) for shard, position in params["positions"].items()):
+            given = params["positions"].items()
+            if any(shard >= settings.outbox_shards or position > last.get(shard, 0) for shard, position in given):
                 text = Fault("位置超出范围", "`positions` names a position that was not given out yet")
                 raise InvalidParams("positions", text)
             known: dict[int, int] = params["positions"]
