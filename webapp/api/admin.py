@@ -19,7 +19,7 @@ from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import write_sql
 from webapp.session_ends import SessionEnds
 
 log = structlog.get_logger()
@@ -31,11 +31,7 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, session_ends: Ses
     def change(operation: Callable[[Connection], bool]) -> None:
         """Run a change as one transaction. Raises ApiError with not_found."""
 
-        def run() -> bool:
-            with database.writing() as connection:
-                return operation(connection)
-
-        if not offload(database, run):
+        if not write_sql(database, operation):
             raise ApiError("not_found")
 
     @blueprint.post("/api/admin/users/<id>/status")

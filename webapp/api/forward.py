@@ -24,7 +24,7 @@ from webapp.http import ok, read_params
 from webapp.limiting import Limits
 from webapp.routes import describe
 from webapp.sending import build_send
-from webapp.services import Acceptor, offload
+from webapp.services import Acceptor, read_sql
 from webapp.sockets.registry import Registry, VerdictWait
 
 _Target = tuple[str, int]  # chat type, user or group
@@ -63,8 +63,7 @@ def make_blueprint(
     blueprint = Blueprint("forward", __name__)
 
     def load(user_id: int, message_id: str) -> dict[str, Any]:
-        with database.reading() as connection:
-            row = search.load_visible(connection, user_id, message_id)
+        row = read_sql(database, lambda connection: search.load_visible(connection, user_id, message_id))
         message = orjson.loads(row.body) if row is not None and not row.is_recalled else {}
         if message.get("type") not in USER_TYPES:
             raise ApiError("not_found")
@@ -97,7 +96,7 @@ def make_blueprint(
         caller = gatekeeper.caller()
         params = read_params(FORWARD_PARAMS)
         targets: list[_Target] = [(target["chatType"], target["sendto_id"]) for target in params["to"]]
-        message = offload(database, lambda: load(caller.user_id, params["id"]))
+        message = load(caller.user_id, params["id"])
         deadline = time.monotonic() + settings.send_wait_seconds
         with ExitStack() as waits:
             # A target that is named twice gets it once.

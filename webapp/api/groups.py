@@ -26,7 +26,7 @@ from webapp.group_notices import GroupNotices
 from webapp.http import ok, read_body, read_params
 from webapp.language import language_of_request
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import read_sql, write_sql
 from webapp.telling import Teller
 
 Done = TypeVar("Done", Change, Joining, Leaving)
@@ -51,17 +51,16 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     ) -> Done:
         """Change something and tell of it, both or neither. Raises ApiError with the refusal."""
 
-        def run() -> tuple[Done | Refusal, Sequence[Request]]:
-            with database.writing() as connection:
-                done = operation(connection)
-                if isinstance(done, Refusal):
-                    return done, ()
-                told = tell(done)
-                if told:
-                    notices.queue(connection, told)
-                return done, told
+        def run(connection: Connection) -> tuple[Done | Refusal, Sequence[Request]]:
+            done = operation(connection)
+            if isinstance(done, Refusal):
+                return done, ()
+            told = tell(done)
+            if told:
+                notices.queue(connection, told)
+            return done, told
 
-        done, told = offload(database, run)
+        done, told = write_sql(database, run)
         if isinstance(done, Refusal):
             raise refuse(done, texts)
         teller.tell(told)
@@ -70,11 +69,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def change_quietly(operation: Callable[[Connection], Refusal | None], texts: Mapping[str, str]) -> None:
         """Change something that nobody is told of. Raises ApiError with the refusal."""
 
-        def run() -> Refusal | None:
-            with database.writing() as connection:
-                return operation(connection)
-
-        refusal = offload(database, run)
+        refusal = write_sql(database, operation)
         if refusal is not None:
             raise refuse(refusal, texts)
 
@@ -99,11 +94,9 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         limit = params["limit"]
         offset = min((params["page"] - 1) * limit, groups.MAX_ID)
 
-        def load() -> list[tuple[Any, Any]]:
-            with database.reading() as connection:
-                return memberships.load_groups_of(connection, caller.user_id, offset, limit)
-
-        found = offload(database, load)
+        found = read_sql(
+            database, lambda connection: memberships.load_groups_of(connection, caller.user_id, offset, limit)
+        )
         return ok([_group(row) | {"group_users": [_my_membership(mine)]} for row, mine in found])
 
     @blueprint.get("/api/chat/groupinfo/<id>")
@@ -118,11 +111,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         caller = gatekeeper.caller()
         group_id = read_params(schemas.GROUP_ID_PARAMS)["id"]
 
-        def load() -> dict[str, Any] | None:
-            with database.reading() as connection:
-                return _load_info(connection, group_id, caller.user_id)
-
-        info = offload(database, load)
+        info = read_sql(database, lambda connection: _load_info(connection, group_id, caller.user_id))
         if info is None:
             raise ApiError("group_not_open")
         return ok(info)
@@ -282,14 +271,13 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 ),
             )
 
-        def load() -> tuple[str, str] | None:
-            with database.reading() as connection:
-                if chat_type == "group":
-                    return _load_group_card(connection, subject_id, caller.user_id)
-                person = memberships.load_person(connection, None, subject_id)
-                return (person.name, person.avatar) if person is not None and person.status == ACTIVE else None
+        def load(connection: Connection) -> tuple[str, str] | None:
+            if chat_type == "group":
+                return _load_group_card(connection, subject_id, caller.user_id)
+            person = memberships.load_person(connection, None, subject_id)
+            return (person.name, person.avatar) if person is not None and person.status == ACTIVE else None
 
-        found = offload(database, load)
+        found = read_sql(database, load)
         if found is None:
             raise ApiError("group_not_shown" if chat_type == "group" else "user_not_shown")
         name, avatar = found

@@ -16,7 +16,7 @@ from settings import Settings
 from webapp.errors import FAILURES, ApiError
 from webapp.language import language_of_request
 from webapp.routes import describe
-from webapp.services import Redis, offload
+from webapp.services import Redis, read_sql
 from webapp.sockets.listener import Listener
 
 
@@ -26,11 +26,9 @@ def make_blueprint(
     blueprint = Blueprint("health", __name__)
 
     def database_answers() -> bool:
-        def ask() -> bool:
-            with database.reading() as connection:
-                return connection.execute(text("SELECT count(*) FROM shard")).scalar_one() is not None
-
-        return offload(database, ask)
+        return read_sql(
+            database, lambda connection: connection.execute(text("SELECT count(*) FROM shard")).scalar_one() is not None
+        )
 
     checks: dict[str, Callable[[], bool]] = {
         "database": database_answers,

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from flask import Blueprint, Response
+from sqlalchemy import Connection
 
 from models import history, search
 from models.database import Database
@@ -19,7 +20,7 @@ from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.reading import Reading, ReadMarks
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import read_sql
 
 _MAX_SEQ = 2**31 - 1  # PostgreSQL's integer; beyond it there is no message to leave out
 
@@ -29,9 +30,10 @@ def make_blueprint(
 ) -> Blueprint:
     blueprint = Blueprint("history", __name__)
 
-    def is_open_to(user_id: int, params: dict[str, Any]) -> bool:
-        with database.reading() as connection:
-            return history.is_open_to(connection, user_id, params["chatType"], params["peer_id"])
+    def check_open(connection: Connection, user_id: int, params: dict[str, Any]) -> None:
+        """Raises ApiError: the conversation is not his to see."""
+        if not history.is_open_to(connection, user_id, params["chatType"], params["peer_id"]):
+            raise ApiError("not_found")
 
     @blueprint.get("/api/chat/history")
     @describe(
@@ -47,13 +49,11 @@ def make_blueprint(
         conversation = conversation_key(params["chatType"], caller.user_id, params["peer_id"])
         before = None if params["before"] > _MAX_SEQ else params["before"]
 
-        def load() -> tuple[list[str], bool]:
-            with database.reading() as connection:
-                if not history.is_open_to(connection, caller.user_id, params["chatType"], params["peer_id"]):
-                    raise ApiError("not_found")
-                return history.load_page(connection, caller.user_id, conversation, before, params["limit"])
+        def load(connection: Connection) -> tuple[list[str], bool]:
+            check_open(connection, caller.user_id, params)
+            return history.load_page(connection, caller.user_id, conversation, before, params["limit"])
 
-        page, more = offload(database, load)
+        page, more = read_sql(database, load)
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     @blueprint.get("/api/chat/conversations")
@@ -64,12 +64,8 @@ def make_blueprint(
     )
     def get_conversations() -> Response:
         caller = gatekeeper.caller()
-
-        def load() -> list[history.Conversation]:
-            with database.reading() as connection:
-                return history.load_conversations(connection, caller.user_id)
-
-        return ok({"conversations": [_shown(conversation) for conversation in offload(database, load)]})
+        found = read_sql(database, lambda connection: history.load_conversations(connection, caller.user_id))
+        return ok({"conversations": [_shown(conversation) for conversation in found]})
 
     @blueprint.post("/api/chat/read")
     @describe(
@@ -81,8 +77,7 @@ def make_blueprint(
     def post_read() -> Response:
         caller = gatekeeper.caller()
         params = read_params(READ_PARAMS)
-        if not offload(database, is_open_to, caller.user_id, params):
-            raise ApiError("not_found")
+        read_sql(database, lambda connection: check_open(connection, caller.user_id, params))
         read_marks.mark(Reading(caller.user_id, caller.device, params["chatType"], params["peer_id"], params["seq"]))
         return ok("ok")
 
@@ -98,16 +93,15 @@ def make_blueprint(
         caller = gatekeeper.caller()
         params = read_params(SEARCH_PARAMS)
 
-        def load() -> tuple[list[str], bool]:
-            with database.reading() as connection:
-                before = None
-                if params["before"]:
-                    before = search.load_visible(connection, caller.user_id, params["before"])
-                    if before is None:
-                        raise ApiError("not_found")
-                return search.search(connection, caller.user_id, params["q"], before, params["limit"], shards)
+        def load(connection: Connection) -> tuple[list[str], bool]:
+            before = None
+            if params["before"]:
+                before = search.load_visible(connection, caller.user_id, params["before"])
+                if before is None:
+                    raise ApiError("not_found")
+            return search.search(connection, caller.user_id, params["q"], before, params["limit"], shards)
 
-        page, more = offload(database, load)
+        page, more = read_sql(database, load)
         return ok({"messages": [orjson.Fragment(message) for message in page], "more": more})
 
     return blueprint

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 from marshmallow import fields
+from sqlalchemy import Connection
 
 from models import friendships, notices, profiles, users
 from models.database import Database
@@ -36,7 +37,7 @@ from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import read_sql, write_sql
 from webapp.telling import Teller
 
 _MOST_FOUND = 50
@@ -58,12 +59,11 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
     def get_public_profile(uuid: str) -> Response:
         params = read_params(PUBLIC_PROFILE_PARAMS)
 
-        def load() -> tuple[Person | None, Any]:
-            with database.reading() as connection:
-                person = users.load_person_by_uuid(connection, params["uuid"])
-                return person, profiles.load(connection, person.id) if person is not None else None
+        def load(connection: Connection) -> tuple[Person | None, Any]:
+            person = users.load_person_by_uuid(connection, params["uuid"])
+            return person, profiles.load(connection, person.id) if person is not None else None
 
-        person, userinfo = offload(database, load)
+        person, userinfo = read_sql(database, load)
         if person is None or person.status != ACTIVE:
             return ok(None)
         shown = {name: getattr(person, name) for name in ("uuid", "username", "nickname", "avatar", "role")}
@@ -77,11 +77,9 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
         caller = gatekeeper.caller()
         params = read_params(SEARCH_USER_PARAMS)
 
-        def load() -> list[Person]:
-            with database.reading() as connection:
-                return users.search(connection, caller.user_id, params["keyword"], _MOST_FOUND)
-
-        found = offload(database, load)
+        found = read_sql(
+            database, lambda connection: users.search(connection, caller.user_id, params["keyword"], _MOST_FOUND)
+        )
         return ok([{name: getattr(person, name) for name in FoundUser().fields} for person in found])
 
     @blueprint.post("/api/chat/userset")
@@ -90,14 +88,13 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
         caller = gatekeeper.caller()
         given = read_settings(read_params(USERSET_PARAMS)["userset"])
 
-        def write() -> None:
-            with database.writing() as connection:
-                # Locked, so that two pages that save at the same time both count (E22).
-                users.lock(connection, caller.user_id)
-                stored = users.load_userset(connection, caller.user_id)
-                users.change(connection, caller.user_id, userset=merge_settings(stored, given))
+        def write(connection: Connection) -> None:
+            # Locked, so that two pages that save at the same time both count (E22).
+            users.lock(connection, caller.user_id)
+            stored = users.load_userset(connection, caller.user_id)
+            users.change(connection, caller.user_id, userset=merge_settings(stored, given))
 
-        offload(database, write)
+        write_sql(database, write)
         return ok("ok")
 
     @blueprint.post("/api/chat/getUserSetInfo")
@@ -112,18 +109,17 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
         caller = gatekeeper.caller()
         user_id = read_params(USER_SET_INFO_PARAMS)["userid"]
 
-        def load() -> tuple[Person | None, str, Any]:
-            with database.reading() as connection:
-                person = users.load_person(connection, user_id)
-                if person is None:
-                    return None, "", None
-                return (
-                    person,
-                    users.load_userset(connection, person.id),
-                    friendships.load(connection, person.id, caller.user_id),
-                )
+        def load(connection: Connection) -> tuple[Person | None, str, Any]:
+            person = users.load_person(connection, user_id)
+            if person is None:
+                return None, "", None
+            return (
+                person,
+                users.load_userset(connection, person.id),
+                friendships.load(connection, person.id, caller.user_id),
+            )
 
-        person, userset, row = offload(database, load)
+        person, userset, row = read_sql(database, load)
         if person is None or person.status != ACTIVE or person.role != "user":
             raise ApiError("user_not_addable")
         return ok(
@@ -157,21 +153,20 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
         name, given = params["fieldname"], params["fieldValue"]
         value = _checked(name, given)
 
-        def write() -> list[Request]:
-            with database.writing() as connection:
-                me = users.lock(connection, caller.user_id).get(caller.user_id)
-                if me is None:
-                    raise ApiError("profile_missing")
-                if name in PROFILE_FIELDS:
-                    profiles.change(connection, caller.user_id, **{name: value})
-                    return []
-                users.change(connection, caller.user_id, **{name: value})
-                told = [friend_notices.new_avatar(me, given)] if name == "avatar" else []
-                if told:
-                    notices.queue(connection, told)
-                return told
+        def write(connection: Connection) -> list[Request]:
+            me = users.lock(connection, caller.user_id).get(caller.user_id)
+            if me is None:
+                raise ApiError("profile_missing")
+            if name in PROFILE_FIELDS:
+                profiles.change(connection, caller.user_id, **{name: value})
+                return []
+            users.change(connection, caller.user_id, **{name: value})
+            told = [friend_notices.new_avatar(me, given)] if name == "avatar" else []
+            if told:
+                notices.queue(connection, told)
+            return told
 
-        teller.tell(offload(database, write))
+        teller.tell(write_sql(database, write))
         return ok({"nickname": "修改昵称成功", "avatar": "头像更新成功"}.get(name, "设置成功"))
 
     return blueprint

@@ -21,7 +21,7 @@ from webapp.errors import FAILURES, REWORDED, ApiError
 from webapp.http import ok, read_params
 from webapp.language import language_of_request
 from webapp.routes import describe
-from webapp.services import offload
+from webapp.services import offload, read_sql, write_sql
 
 
 def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Database) -> Blueprint:
@@ -35,14 +35,13 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def change(other_id: int, write: Callable[[Connection], None]) -> None:
         """Change something between the caller and an existing user. Raises ApiError with not_found."""
 
-        def run() -> bool:
-            with database.writing() as connection:
-                if other_id > users.MAX_ID or users.load_status(connection, other_id) is None:
-                    return False
-                write(connection)
-                return True
+        def run(connection: Connection) -> bool:
+            if other_id > users.MAX_ID or users.load_status(connection, other_id) is None:
+                return False
+            write(connection)
+            return True
 
-        if not offload(database, run):
+        if not write_sql(database, run):
             raise ApiError("not_found")
 
     @blueprint.post("/api/chat/block/<user_id>")
@@ -90,12 +89,8 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     )
     def get_requests() -> Response:
         caller = gatekeeper.caller()
-
-        def load() -> list[Any]:
-            with database.reading() as connection:
-                return first_contacts.load_open(connection, caller.user_id)
-
-        return ok({"requests": [_shown(row) for row in offload(database, load)]})
+        found = read_sql(database, lambda connection: first_contacts.load_open(connection, caller.user_id))
+        return ok({"requests": [_shown(row) for row in found]})
 
     @blueprint.post("/api/chat/requests/<user_id>")
     @describe(
@@ -109,16 +104,15 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         params = read_params(ANSWER_PARAMS)
         other_id = params["user_id"]
 
-        def write() -> bool:
-            with database.writing() as connection:
-                state: first_contacts.State = "accepted" if params["accept"] else "declined"
-                if other_id > users.MAX_ID or not first_contacts.answer(connection, other_id, caller.user_id, state):
-                    return False
-                if state == "declined":
-                    blocks.block(connection, caller.user_id, other_id, _now_ms())
-                return True
+        def write(connection: Connection) -> bool:
+            state: first_contacts.State = "accepted" if params["accept"] else "declined"
+            if other_id > users.MAX_ID or not first_contacts.answer(connection, other_id, caller.user_id, state):
+                return False
+            if state == "declined":
+                blocks.block(connection, caller.user_id, other_id, _now_ms())
+            return True
 
-        if not offload(database, write):
+        if not write_sql(database, write):
             raise ApiError("not_found")
         return ok("ok")
 

@@ -43,7 +43,7 @@ from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
 from webapp.http import ok, read_params
 from webapp.routes import describe
-from webapp.services import offload, read_sql, write_sql
+from webapp.services import read_sql, write_sql
 
 log = structlog.get_logger()
 
@@ -85,12 +85,11 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
     def get_webhooks() -> Response:
         gatekeeper.caller()
 
-        def run() -> list[dict[str, Any]]:
-            with database.reading() as connection:
-                hooks, last = webhooks.load_all(connection), shards.load_last_positions(connection)
+        def run(connection: Connection) -> list[dict[str, Any]]:
+            hooks, last = webhooks.load_all(connection), shards.load_last_positions(connection)
             return [_state(hook, last) for hook in hooks]
 
-        return ok({"webhooks": offload(database, run)})
+        return ok({"webhooks": read_sql(database, run)})
 
     @blueprint.post("/api/admin/webhooks")
     @describe(
@@ -106,14 +105,13 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         check(params["url"])
         values = {**_columns(params), "secret": new_secret()}
 
-        def run() -> dict[str, Any]:
-            with database.writing() as connection:
-                webhook_id = webhooks.create(connection, values, _now_ms(), settings.webhooks_max)
-                if webhook_id is None:
-                    raise ApiError("too_many_webhooks")
-                return _state(_load(connection, webhook_id), shards.load_last_positions(connection))
+        def run(connection: Connection) -> dict[str, Any]:
+            webhook_id = webhooks.create(connection, values, _now_ms(), settings.webhooks_max)
+            if webhook_id is None:
+                raise ApiError("too_many_webhooks")
+            return _state(_load(connection, webhook_id), shards.load_last_positions(connection))
 
-        state = offload(database, run)
+        state = write_sql(database, run)
         gevent.spawn(ring)
         log.info("webhook_created", administrator_id=caller.user_id, webhook_id=state["id"])
         return ok({**state, "secret": values["secret"]})
@@ -155,11 +153,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         caller = gatekeeper.caller()
         webhook_id = read_params(WEBHOOK_ID_PARAMS)["id"]
 
-        def run() -> bool:
-            with database.writing() as connection:
-                return webhooks.remove(connection, webhook_id)
-
-        if not offload(database, run):
+        if not write_sql(database, lambda connection: webhooks.remove(connection, webhook_id)):
             raise ApiError("not_found")
         log.info("webhook_deleted", administrator_id=caller.user_id, webhook_id=webhook_id)
         return ok("ok")
@@ -221,11 +215,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         outcome = send(settings, hook, batch, at_ms)
         attempt = attempt_of(outcome, batch, at_ms)
 
-        def run() -> None:
-            with database.writing() as connection:
-                webhooks.record(connection, hook, attempt)
-
-        offload(database, run)
+        write_sql(database, lambda connection: webhooks.record(connection, hook, attempt))
         shown = {"status": attempt.status, "duration_ms": attempt.duration_ms, "error": attempt.error}
         return ok({"delivered": attempt.error is None, **shown})
 
@@ -242,12 +232,11 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         params = read_params(REPLAY_PARAMS)
         webhook_id = params["id"]
 
-        def find() -> Mapping[int, int]:
-            with database.reading() as connection:
-                _load(connection, webhook_id)
-                last = shards.load_last_positions(connection)
-                if "positions" not in params:
-                    return webhooks.find_positions(connection, last, params["since"])
+        def find(connection: Connection) -> Mapping[int, int]:
+            _load(connection, webhook_id)
+            last = shards.load_last_positions(connection)
+            if "positions" not in params:
+                return webhooks.find_positions(connection, last, params["since"])
             given = params["positions"].items()
             if any(shard >= settings.outbox_shards or position > last.get(shard, 0) for shard, position in given):
                 text = Fault("位置超出范围", "`positions` names a position that was not given out yet")
@@ -256,7 +245,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
             return known
 
         # Apart from the change: it may be some hundred short queries, during which nobody must be kept from writing.
-        positions = offload(database, find)
+        positions = read_sql(database, find)
         state = change(webhook_id, lambda connection, _: _replay(connection, webhook_id, positions))
         log.info(
             "webhook_replayed", administrator_id=caller.user_id, webhook_id=webhook_id, positions=state["positions"]
@@ -275,12 +264,11 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
         gatekeeper.caller()
         webhook_id = read_params(WEBHOOK_ID_PARAMS)["id"]
 
-        def run() -> list[Any]:
-            with database.reading() as connection:
-                _load(connection, webhook_id)
-                return webhooks.load_attempts(connection, webhook_id)
+        def run(connection: Connection) -> list[Any]:
+            _load(connection, webhook_id)
+            return webhooks.load_attempts(connection, webhook_id)
 
-        return ok({"attempts": [_attempt(row) for row in offload(database, run)]})
+        return ok({"attempts": [_attempt(row) for row in read_sql(database, run)]})
 
     return blueprint
 
