@@ -330,6 +330,8 @@ def load_groups_of(connection: Connection, user_id: int, offset: int, limit: int
 
 _ACCOUNT = (
     User.username,
+    User.uuid,
+    User.role,
     User.nickname.label("account_nickname"),
     User.avatar.label("account_avatar"),
 )

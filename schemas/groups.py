@@ -130,19 +130,22 @@ class MyMembership(Exact):
     avatar = text()
 
 
-class MemberAnswer(MyMembership):
-    id = number()
-    status = number()
-    order = number()
+class AccountAnswer(Exact):
+    """The account behind a member or owner, whatever he is called in the group."""
 
-
-class OwnerAnswer(Exact):
     id = number()
     username = text()
     avatar = text()
     nickname = text()
     uuid = text()
     role = text()
+
+
+class MemberAnswer(MyMembership):
+    id = number()
+    status = number()
+    order = number()
+    user = fields.Nested(AccountAnswer, required=True)
 
 
 class _Group(Exact):
@@ -177,12 +180,12 @@ class ListedGroup(GroupAnswer):
 class GroupInfo(SummaryAnswer):
     """A group. What only its members see is absent for others."""
 
-    user = fields.Nested(OwnerAnswer, required=True)
+    user = fields.Nested(AccountAnswer, required=True, metadata={"description": "the owner"})
     status = fields.Integer()
     order = fields.Integer()
     create_time = fields.String()
     update_time = fields.String()
-    group_users = fields.List(fields.Nested(MemberAnswer))
+    group_users = many(MemberAnswer, description="empty for others")
 
 
 LISTED_GROUPS = many(ListedGroup)

@@ -214,14 +214,18 @@ def test_members_see_members_and_others_a_summary(instance: Instance) -> None:
 
     info = _ok(_get(instance, member, f"groupinfo/{group_id}"))
     assert [row["user_id"] for row in info["group_users"]] == [owner, member]
-    assert set(info["group_users"][0]) == {"id", "group_id", "user_id", "nickname", "avatar", "status", "order"}
+    assert set(info["group_users"][0]) == {"id", "group_id", "user_id", "nickname", "avatar", "status", "order", "user"}
     assert set(info["user"]) == {"id", "username", "avatar", "nickname", "uuid", "role"}
-    assert (info["member_count"], info["user"]["id"]) == (2, owner)
+    assert info["group_users"][0]["user"] == info["user"]
+    assert (info["member_count"], info["user"]["id"], info["group_users"][1]["user"]["id"]) == (2, owner, member)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", info["update_time"])
     for viewer in (waiting, outsider, visitor):
         summary = _ok(_get(instance, viewer, f"groupinfo/{group_id}"))
-        assert set(summary) == _SUMMARY | {"user"}
-        assert summary["member_count"] == 2
+        assert set(summary) == _SUMMARY | {"user", "group_users"}
+        assert (summary["member_count"], summary["group_users"]) == (
+            2,
+            [],
+        )  # the original's page looks for itself in it
     assert _ok(_get(instance, waiting, "grouplist/1")) == []
     _refused(_get(instance, member, "groupinfo/999999"), "group_not_open", "群不存在或被封禁")
 

@@ -327,14 +327,18 @@ def _read_row_ids() -> list[int]:
 
 
 def _load_info(connection: Connection, group_id: int, viewer_id: int) -> dict[str, Any] | None:
-    """Return what a viewer is told of a group (F17)."""
+    """Return what a viewer is told of a group (F17).
+
+    Others see no members, in a list that is empty: the original's page where one joins looks for oneself in it, and goes
+    back where there is none.
+    """
     row = memberships.load_open_group(connection, group_id)
     owner = memberships.load_owner(connection, row.user_id) if row is not None else None
     if row is None or owner is None:
         return None
     summary = asdict(groups.load_summary(connection, group_id)) | {"user": dict(owner._mapping)}
     if not groups.is_member(connection, group_id, viewer_id):
-        return summary
+        return summary | {"group_users": []}
     members = memberships.load_members(connection, group_id)
     return summary | _group(row) | {"group_users": [_member(member) for member in members]}
 
@@ -372,4 +376,12 @@ def _my_membership(row: Any) -> dict[str, Any]:
 
 
 def _member(row: Any) -> dict[str, Any]:
-    return {"id": row.id, **_my_membership(row), "status": row.status, "order": row.order}
+    account = {
+        "id": row.user_id,
+        "username": row.username,
+        "avatar": row.account_avatar,
+        "nickname": row.account_nickname,
+        "uuid": row.uuid,
+        "role": row.role,
+    }
+    return {"id": row.id, **_my_membership(row), "status": row.status, "order": row.order, "user": account}
