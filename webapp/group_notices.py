@@ -5,6 +5,7 @@ What the whole group is told takes its place in the group's conversation; what o
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -42,7 +43,7 @@ class GroupNotices:
             return [self._to_owner(joining.group, joining.owner, joining.joiner, joining.inviter, words)]
         group, joiner = joining.group, joining.joiner
         told = f"{_prefix(joining.inviter)}[{joiner.name}] 加入了群聊"
-        key = _application_key(group, joiner)
+        key = _application_key(group, joiner, _now_ms())
         fields = {
             **_notice(group, told),
             "from_avatar": self._group_icon,
@@ -100,17 +101,18 @@ class GroupNotices:
 
     def _to_owner(self, group: Summary, owner: Person, joiner: Person, inviter: Person | None, words: str) -> Request:
         """Ask the owner to let somebody in."""
-        prefix, key, now = _prefix(inviter), _application_key(group, joiner), _local_time()
+        prefix, now_ms = _prefix(inviter), _now_ms()
+        key = _application_key(group, joiner, now_ms)
         description = {
             "addGroupUserType": "邀请进群" if inviter is not None else "用户自主进群",
             "inviteUser": inviter.name if inviter is not None else "",
-            "addGroupTime": now,
+            "addGroupTime": now_ms,  # the original's page shows it by its own clock
             "addGroupDesc": words,
             "addGroupUserRole": joiner.role,
             "msgidKey": key,
         }
         query = {
-            "title": "加群处理",
+            "title": "加群申请",
             "id": group.id,
             "name": group.name,
             "avatar": group.avatar,
@@ -181,8 +183,12 @@ def _to_user(user_id: int, about_id: int, fields: dict[str, Any]) -> Request:
     )
 
 
-def _application_key(group: Summary, joiner: Person) -> str:
-    return f"redirect-applyAddGroup{group.id}-{joiner.id}-{int(datetime.now().timestamp() * 1000)}"
+def _application_key(group: Summary, joiner: Person, now_ms: int) -> str:
+    return f"redirect-applyAddGroup{group.id}-{joiner.id}-{now_ms}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _prefix(inviter: Person | None) -> str:

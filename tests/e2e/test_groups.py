@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -436,20 +437,24 @@ def test_the_owner_lets_in_or_refuses(instance: Instance, connect: Callable[[int
     assert (request["to_id"], request["msgidKey"]) == (owner, request["from_id"])
     description = request["redirect"]["desc"]
     assert request["redirect"]["type"] == "navigateTo"
-    assert description | {"addGroupTime": "", "msgidKey": ""} == {
+    asked_at_ms = description["addGroupTime"]
+    assert description | {"msgidKey": ""} == {
         "addGroupUserType": "用户自主进群",
         "inviteUser": "",
-        "addGroupTime": "",
+        "addGroupTime": asked_at_ms,
         "addGroupDesc": "我想加入",
         "addGroupUserRole": "user",
         "msgidKey": "",
     }
-    assert re.fullmatch(_LOCAL_TIME, description["addGroupTime"])
+    # The original's page reads milliseconds there.
+    assert request["from_id"] == f"redirect-applyAddGroup{group_id}-{lucky}-{asked_at_ms}"
+    assert 0 <= time.time() * 1000 - asked_at_ms < 600_000
     page, _, query = request["redirect"]["url"].partition("?")
     link = {name: values[0] for name, values in parse_qs(query).items()}
     assert page == "/pages/setpageInfo/setpageInfo"
     assert json.loads(link["applydesc"]) == description
-    assert (link["action"], link["id"], link["applyUserid"]) == ("applyAddGroup", str(group_id), str(lucky))
+    assert (link["action"], link["title"]) == ("applyAddGroup", "加群申请")
+    assert (link["id"], link["applyUserid"]) == (str(group_id), str(lucky))
     assert (link["applyUsername"], link["applyUseravatar"], link["chatType"]) == (f"用户{lucky}", "/face.png", "group")
 
     def answer(user_id: int, kind: str) -> _Answer:
