@@ -71,7 +71,7 @@ def recall_message(target: Message, recaller_name: str, now_ms: int, *, is_group
         "type": "systemNotice",
         "actionType": "revoke",
         "data": {"data": text, "dataType": False, "otherData": None},
-        "options": None,
+        "options": {},
         "create_time": now_ms,
         "isremove": 0,
         "group": None,

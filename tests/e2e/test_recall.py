@@ -84,8 +84,7 @@ def test_a_recall_is_shown_to_the_recipient(instance: Instance, friends: tuple[i
     assert (shown["type"], shown["actionType"], shown["seq"]) == ("systemNotice", "revoke", message["seq"])
     assert (shown["from_id"], shown["to_id"], shown["to_name"]) == (sender_id, recipient_id, message["to_name"])
     assert shown["data"] == {"data": f"用户{sender_id}撤回了一条消息", "dataType": False, "otherData": None}
-    assert shown["group"] is None
-    assert shown["isremove"] == 0
+    assert (shown["options"], shown["group"], shown["isremove"]) == ({}, None, 0)
     assert before_ms - 1_000 <= shown["create_time"] <= time.time() * 1000 + 1_000
 
 
