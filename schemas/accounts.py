@@ -33,10 +33,11 @@ class CredentialsParams(Params):
 class VisitorParams(Params):
     deviceId = TextParam("设备指纹", min=36, max=200)
     timestamp = IntParam("时间戳")
-    uniplatform = TextParam("平台类型", min=2, max=50, default="", is_strict=True)
-    devicemodel = TextParam("设备型号", min=1, max=50, default="", is_strict=True)
-    deviceos = TextParam("操作系统", min=1, max=50, default="", is_strict=True)
-    devicebrand = TextParam("设备品牌", min=1, max=50, default="", is_strict=True)
+    # Not strict, as in ORIG: these are statistics, and no model's long name may keep its visitors out.
+    uniplatform = TextParam("平台类型", min=2, max=50, default="")
+    devicemodel = TextParam("设备型号", min=1, max=50, default="")
+    deviceos = TextParam("操作系统", min=1, max=50, default="")
+    devicebrand = TextParam("设备品牌", min=1, max=50, default="")
     device = _device()
 
 

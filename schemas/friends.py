@@ -21,7 +21,8 @@ class ApplyParams(Params):
 
 class AutoAddParams(Params):
     friend_id = IntParam("我申请添加的好友id", min=1)
-    nickname = TextParam("说明", min=1, max=50, default="", is_strict=True)
+    # Not strict, as in ORIG: its client makes these words of a nickname, and with one of 30 characters they are too many.
+    nickname = TextParam("说明", min=1, max=50, default="")
 
 
 class ApplicationsParams(Params):

@@ -410,6 +410,13 @@ def test_a_device_is_one_visitor(here: Instance) -> None:
     assert not _works(here, second["token"])
 
 
+def test_what_a_device_says_of_itself_keeps_nobody_out(here: Instance) -> None:
+    """A model whose name is too long for its column counts as none said; the rest is kept (ORIG 1.2)."""
+    visitor = _ok(_visit(here, str(uuid.uuid4()), uniplatform="x", devicemodel="m" * 51, devicebrand="b" * 50))
+
+    assert [visitor[name] for name in ("uniplatform", "devicemodel", "devicebrand")] == ["", "", "b" * 50]
+
+
 # Contract section 3: ORIG 1.5's list, and what is new; uploads are to come.
 _VISITORS_ROUTES = {
     "POST /api/chat/socket/sendmessage",

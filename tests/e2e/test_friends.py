@@ -244,6 +244,17 @@ def test_automatic_friendship_is_for_who_does_not_ask(instance: Instance) -> Non
     assert [row["status"] for row in _get(instance, bob, "listapplyfriend/1")["alldata"]] == ["agree"]
 
 
+def test_words_that_are_too_many_stop_no_automatic_friendship(instance: Instance) -> None:
+    """The original's client makes them of a nickname, and shows no refusal: with 51 characters none are said (ORIG 1.2)."""
+    alice, bob = add_users(instance, 2)
+    words = f"我是{'甲' * 30}[平台注册用户],系统自动加为你好友的"
+    assert len(words) > 50
+
+    assert _call(instance, alice, "autoAddFriendAndAgree", friend_id=bob, nickname=words) == "ok"
+
+    assert [row["nickname"] for row in _get(instance, bob, "listapplyfriend/1")["alldata"]] == [""]
+
+
 def test_a_waiting_application_becomes_a_friendship(instance: Instance) -> None:
     """Who applied and need not ask any more becomes a friend; what waited in either direction is settled (F4)."""
     alice, bob = add_users(instance, 2)
