@@ -173,9 +173,9 @@ def test_nobody_is_put_in_a_group_by_guessing(instance: Instance) -> None:
     _refused(_post(instance, owner, "group/create", userIds=[own]), "members_unavailable", "用户不存在，无法加入群聊")
 
 
-@pytest.mark.parametrize("body", ["json", "text", "once", "repeated"])
+@pytest.mark.parametrize("body", ["json", "text", "once", "repeated", "brackets", "one", "one in brackets"])
 def test_friends_are_chosen_in_any_spelling(instance: Instance, body: str) -> None:
-    """`userIds` may be a JSON array, its text, or a form field given once as text or several times."""
+    """`userIds` may be a JSON array, its text, or a form field given once as text, or once for each id."""
     owner, friend, other = add_users(instance, 3)
     befriend(instance, owner, friend)
     befriend(instance, owner, other)
@@ -183,6 +183,9 @@ def test_friends_are_chosen_in_any_spelling(instance: Instance, body: str) -> No
     form: dict[str, list[tuple[str, Any]]] = {
         "once": [("userIds", json.dumps(ids))],
         "repeated": [("userIds", each) for each in ids],
+        "brackets": [("userIds[]", each) for each in ids],
+        "one": [("userIds", ids[0])],
+        "one in brackets": [("userIds[]", ids[0])],
     }
     if body in form:
         with closing(http.client.HTTPConnection("127.0.0.1", instance.port, timeout=15.0)) as connection:
@@ -192,7 +195,8 @@ def test_friends_are_chosen_in_any_spelling(instance: Instance, body: str) -> No
     else:
         _ok(_post(instance, owner, "group/create", userIds=ids if body == "json" else json.dumps(ids)))
 
-    assert _member_ids(instance, owner, _newest_group(instance, owner)["id"]) == {owner, friend, other}
+    chosen = {friend} if body.startswith("one") else {friend, other}
+    assert _member_ids(instance, owner, _newest_group(instance, owner)["id"]) == {owner} | chosen
 
 
 @pytest.mark.parametrize("given", ["x", 7, {"a": 1}, [1.5], ["x"], [None], "[1", [-1]])

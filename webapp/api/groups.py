@@ -318,10 +318,12 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
 
 
 def _read_row_ids() -> list[int]:
-    """Read `userIds`, which a form gives as one text or several times. Raises InvalidParams."""
+    """Read `userIds`, which a form gives as one text, or once for each id, also as `userIds[]`. Raises InvalidParams."""
     body = read_body()
-    repeated = request.form.getlist("userIds") or request.args.getlist("userIds")
-    given = {"userIds": repeated} if len(repeated) > 1 else {}
+    sources = [source.getlist(name) for name in ("userIds", "userIds[]") for source in (request.form, request.args)]
+    repeated = next(filter(None, sources), [])
+    is_list = len(repeated) > 1 or (len(repeated) == 1 and repeated[0].isdecimal())  # else the text of a list
+    given = {"userIds": repeated} if is_list else {}
     row_ids: list[int] = schemas.CREATE_PARAMS.read(request.args, body, given)["userIds"]
     return row_ids
 
