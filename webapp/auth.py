@@ -86,6 +86,19 @@ class Gatekeeper:
             raise ApiError("visitors_excluded")
         return caller
 
+    def has_registered(self, token: str | None) -> bool:
+        """Return whether a token is one that somebody has used as a visitor, and who has registered. Raises DatabaseUnavailable."""
+        try:
+            claims = self.read(token)
+        except ApiError:
+            return False
+        return claims.role == "visitor" and offload(self._database, self._load_role, claims.user_id) == "user"
+
+    def _load_role(self, user_id: int) -> str | None:
+        with self._database.reading() as connection:
+            person = users.load_person(connection, user_id)
+            return person.role if person is not None else None
+
     def _is_administrator(self, user_id: int) -> bool:
         with self._database.reading() as connection:
             return users.is_administrator(connection, user_id)

@@ -314,6 +314,8 @@ REWORDED = {
     "groupnickname": {"not_in_group": "你不在该群聊中，无法修改昵称"},
     "block": {"self": "不能拉黑自己"},
     "follow": {"self": "不能关注自己"},
+    # Of who was a visitor and has registered. Everybody else reads the catalogue's text there, in every language.
+    "chatGetmessageOffLine": {"token_invalid": "您已注册，游客身份已失效"},
     "ws": {
         "token_missing": "缺少 token 参数",
         "token_expired": "token 已过期",

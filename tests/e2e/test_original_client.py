@@ -22,6 +22,7 @@ import pytest
 from models import notices
 from models.requests import conversation_key
 from models.store import keys
+from schemas.accounts import visitor_signature
 from tests.support.acting import live_place, open_placed, open_socket
 from tests.support.client import ChatSocket, HttpClient
 from tests.support.instance import Instance, Kind, wait_until
@@ -57,6 +58,7 @@ _BLOCKED = {"visitor": "对方把你拉黑了，不能发消息", "user": "对�
 _DISABLED = {"visitor": "系统把你们拉黑了，不能发消息", "user": "系统把你们拉黑了，不能发送消息"}
 _I_BLOCK = "您已把对方拉黑，请先解除拉黑再发消息"
 _ROLES = ("visitor", "user")
+_TOLD_AT = ("chatGetmessageOffLine", "getUserSetInfo")  # where a token's failure is told: to the client, and to people
 
 # A name and an avatar with every character that makes a difference in a link, and their encodeURIComponent.
 _NICKNAME, _ENCODED_NICKNAME = "甲 B&c=d/é!~*'()", "%E7%94%B2%20B%26c%3Dd%2F%C3%A9!~*'()"
@@ -550,6 +552,40 @@ def test_an_ended_session_turns_into_a_visitor(chat: Instance, strangers: tuple[
         assert client.user_id != user_id
     late = client.send(user_id, "too late")
     assert (late["sendStatus"], late["reason"]) == ("fail", NOT_CONNECTED)
+
+
+def test_the_text_of_an_ended_session_has_no_language(chat: Instance, strangers: tuple[int, int]) -> None:
+    """The client compares that text, whatever language its browser asks for; other routes tell it to people."""
+    user_id, _ = strangers
+    ended = HttpClient(chat.base, chat.tokens[user_id])
+    start_session(chat, user_id)
+
+    told = [ended.call("POST", f"/api/chat/{route}", {}, {"Accept-Language": "en"})[1]["data"] for route in _TOLD_AT]
+
+    assert told == [SESSION_LOST, "The token is not valid"]
+
+
+def test_who_registers_is_not_logged_out(chat: Instance) -> None:
+    """The client forgets to close its visitor's socket; that one coming back in vain must not log the new user out."""
+    device_id = str(uuid.uuid4())
+
+    def call(route: str, **more: str) -> Any:
+        timestamp = time.time_ns() // 1_000_000
+        signature = {"X-Security-Sign": visitor_signature(device_id, timestamp, "hongyan")}
+        fields = {"deviceId": device_id, "timestamp": timestamp, **more}
+        status, body = HttpClient(chat.base, None, timeout=30.0).call("POST", f"/api/{route}", fields, signature)
+        assert status == 200, body
+        return body["data"]
+
+    visitor = call("visitorRegister")
+    with OriginalClient(chat.base, visitor["id"], visitor["token"], role="visitor") as forgotten:
+        user = call("visitorregChat", username=f"reg{device_id[:8]}", password="secret-1")
+        with OriginalClient(chat.base, user["id"], user["token"]) as client:
+            forgotten.wait_for(lambda: forgotten.fetches[-1][0] == 400)
+
+            assert forgotten.fetches[-1][1]["code"] == "token_invalid"
+            assert (forgotten.logouts, client.logouts) == ([], [])
+            client.wait_for(lambda: client.fetches == [(200, {"msg": "ok", "data": "ok"})])
 
 
 def test_a_clean_close_logs_a_user_out_but_no_visitor(chat: Instance, strangers: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from schemas.sending import SEND_PARAMS
 from settings import Settings
 from webapp.auth import Caller, Gatekeeper, caller_of, token_of
 from webapp.delivery_state import DeliveryStates
-from webapp.errors import FAILURES, POLICY_REFUSALS, ApiError
+from webapp.errors import FAILURES, POLICY_REFUSALS, REWORDED, ApiError
 from webapp.http import answer, read_body, read_params, this_request
 from webapp.language import language_of_request
 from webapp.limiting import Limits
@@ -179,7 +179,18 @@ def make_blueprint(
     @blueprint.post("/api/chat/chatGetmessageOffLine")
     @describe("Have the caller's open socket send what it has not sent yet", access="visitor")
     def post_offline() -> Response:
-        caller = gatekeeper.caller()
+        try:
+            caller = gatekeeper.caller()
+        except ApiError as error:
+            code = error.failure.code
+            if code != "token_invalid":
+                raise
+            # The original's client compares this text (ORIG 8.6), whatever its user's language, and logs out whoever is logged
+            # in by then. With the token of a visitor who has registered it asks from a socket that it has forgotten to close,
+            # so that the newly registered would be logged out at once.
+            has_registered = gatekeeper.has_registered(token_of(this_request()))
+            text = REWORDED["chatGetmessageOffLine"][code] if has_registered else FAILURES[code].text("zh")
+            raise ApiError(code, text) from error
         office.wake(caller.user_id)
         return answer(envelope.ok("ok"), 200)
 
