@@ -26,6 +26,7 @@ _MIN_SECRET_BYTES = 32
 _MIN_SECRET_CHARACTERS = 10  # different ones: 32 random bytes in hexadecimal have fewer once in some 10 ** 12
 _NO_PATH_OF_URLS = re.compile("[?#;]|%[0-9A-Fa-f]{2}")  # Celery reads several brokers where there is a ;
 _LANGUAGES = ("zh", "en")
+_PUBLIC_PROFILES = ("minimal", "original")
 _ENVIRONMENTS = ("development", "production")
 _SENTINEL_SCHEME = "redis+sentinel://"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", _SENTINEL_SCHEME)
@@ -66,6 +67,9 @@ class Settings:
     send_wait_seconds: float  # SEND_WAIT_SECONDS, how long a send waits for its verdict
     media_url: str  # MEDIA_URL, base of the icons in notices (ORIG's <B>)
     language: str  # LANGUAGE, "zh" or "en"
+    shows_public_ids: (
+        bool  # PUBLIC_PROFILE=original: anybody reads a user's id and how strangers may write to him (E23)
+    )
     rate_limit_sends: str  # RATE_LIMIT_SENDS, per user
     rate_limit_auth: str  # RATE_LIMIT_AUTH, per client address
     rate_limit_frames: str  # RATE_LIMIT_FRAMES, per socket
@@ -223,6 +227,8 @@ def _read(env: Env) -> Settings:
         send_wait_seconds=env.float("SEND_WAIT_SECONDS", 5.0, validate=validate.Range(min=0)),
         media_url=env.str("MEDIA_URL", "/static/media/").rstrip("/") + "/",
         language=language if language in _LANGUAGES else _LANGUAGES[0],
+        shows_public_ids=env.str("PUBLIC_PROFILE", "minimal", validate=validate.OneOf(("", *_PUBLIC_PROFILES)))
+        == "original",
         rate_limit_sends=_rate("RATE_LIMIT_SENDS", env.str("RATE_LIMIT_SENDS", "100 per second")),
         rate_limit_auth=_rate("RATE_LIMIT_AUTH", env.str("RATE_LIMIT_AUTH", "60 per minute")),
         rate_limit_frames=_rate("RATE_LIMIT_FRAMES", env.str("RATE_LIMIT_FRAMES", "50 per second")),

@@ -68,6 +68,8 @@ class PublicProfile(Exact):
     nickname = text()
     avatar = text()
     role = text()
+    id = fields.Integer(metadata={"description": "with PUBLIC_PROFILE=original only"})
+    userset = fields.String(metadata={"description": "`chatset` as a JSON text; with PUBLIC_PROFILE=original only"})
     userinfo = fields.Nested(PublicUserInfo, required=True, allow_none=True)
 
 

@@ -164,7 +164,7 @@ def create_app(settings: Settings, *, has_commands: bool = True) -> Flask:
     app.register_blueprint(
         friends.make_blueprint(gatekeeper, database, teller, settings.media_url, attendance.befriended)
     )
-    app.register_blueprint(profile.make_blueprint(gatekeeper, database, teller))
+    app.register_blueprint(profile.make_blueprint(settings, gatekeeper, database, teller))
     app.register_blueprint(relations.make_blueprint(settings, gatekeeper, database))
     app.register_blueprint(admin.make_blueprint(gatekeeper, database, session_ends))
     app.register_blueprint(webhooks.make_blueprint(settings, gatekeeper, database, celery))

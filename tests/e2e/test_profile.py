@@ -204,6 +204,20 @@ def test_a_setting_holds_for_the_next_message(instance: Instance) -> None:
         assert client.send(alice, f"{count}")[0] == status
 
 
+def test_the_original_client_reads_ids_where_it_is_let(fresh_instance: InstanceFactory) -> None:
+    """With PUBLIC_PROFILE=original its page learns with whom to chat, and how one may; other settings stay private (E23)."""
+    instance = fresh_instance(PUBLIC_PROFILE="original")
+    alice, bob = add_users(instance, 2)
+    chatset = {"visitor": {"sendCount": 0, "needFollow": False}, "user": {"sendCount": 2, "needFollow": False}}
+    assert _call(instance, alice, "userset", userset={"chatset": chatset, "theme": "dark"}) == (200, "ok")
+
+    told = [_public(instance, _uuid_of(user_id))[1] for user_id in (alice, bob)]
+
+    assert [profile["id"] for profile in told] == [alice, bob]
+    assert json.loads(told[0]["userset"]) == {"chatset": chatset}
+    assert told[1]["userset"] == ""
+
+
 def test_parallel_settings_all_count(fresh_instance: InstanceFactory, database_url: str) -> None:
     """Twenty pages that save a key each at the same time: all twenty are kept, on both databases (E22)."""
     instance = fresh_instance(DATABASE_URL=database_url)

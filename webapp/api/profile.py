@@ -32,6 +32,7 @@ from schemas.profile import (
     settings_for_others,
 )
 from schemas.times import utc_text
+from settings import Settings
 from webapp import friend_notices
 from webapp.auth import Gatekeeper
 from webapp.errors import ApiError
@@ -46,7 +47,7 @@ _MAX_TEXTS = {"bio": 200, "location": 100, "website": 255}
 _VALUE_LABEL = "修改结果"
 
 
-def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -> Blueprint:
+def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Database, teller: Teller) -> Blueprint:
     blueprint = Blueprint("profile", __name__)
 
     @blueprint.get("/api/userinfo/<uuid>")
@@ -59,14 +60,19 @@ def make_blueprint(gatekeeper: Gatekeeper, database: Database, teller: Teller) -
     def get_public_profile(uuid: str) -> Response:
         params = read_params(PUBLIC_PROFILE_PARAMS)
 
-        def load(connection: Connection) -> tuple[Person | None, Any]:
+        def load(connection: Connection) -> tuple[Person | None, Any, str]:
             person = users.load_person_by_uuid(connection, params["uuid"])
-            return person, profiles.load(connection, person.id) if person is not None else None
+            if person is None:
+                return None, None, ""
+            userset = users.load_userset(connection, person.id) if settings.shows_public_ids else ""
+            return person, profiles.load(connection, person.id), userset
 
-        person, userinfo = read_sql(database, load)
+        person, userinfo, userset = read_sql(database, load)
         if person is None or person.status != ACTIVE:
             return ok(None)
         shown = {name: getattr(person, name) for name in ("uuid", "username", "nickname", "avatar", "role")}
+        if settings.shows_public_ids:
+            shown |= {"id": person.id, "userset": settings_for_others(userset)}
         return ok(shown | {"userinfo": None if userinfo is None else shown_userinfo(userinfo)})
 
     @blueprint.post("/api/chat/searchUser")
