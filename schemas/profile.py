@@ -92,7 +92,7 @@ class UserSetInfo(Exact):
     invite_confirm = number(description="0: whoever wants becomes his friend; 1: he is asked")
     uuid = text()
     isgoodfriend = truth(description="whether the caller is in his list of friends")
-    isgoodfriend_status = truth(description="whether he is, and neither blocked nor disabled there")
+    isgoodfriend_status = truth(description="false where he is blocked or disabled there")
 
 
 PUBLIC_PROFILE_PARAMS = PublicProfileParams()

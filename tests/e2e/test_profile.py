@@ -115,7 +115,7 @@ def test_the_info_for_a_chat_says_what_i_am_to_him(instance: Instance) -> None:
         assert (shown["id"], shown["uuid"], shown["invite_confirm"]) == (bob, _uuid_of(bob), 0)
         return shown["isgoodfriend"], shown["isgoodfriend_status"]
 
-    assert info() == (False, False)
+    assert info() == (False, True)
     befriend(instance, alice, bob)
     assert info() == (True, True)
     assert _call(instance, bob, f"setblackgoodfriend/{alice}", isblack=1) == (200, "ok")

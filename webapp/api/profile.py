@@ -135,7 +135,7 @@ def make_blueprint(settings: Settings, gatekeeper: Gatekeeper, database: Databas
                 "invite_confirm": person.invite_confirm,
                 "uuid": person.uuid,
                 "isgoodfriend": row is not None,
-                "isgoodfriend_status": row is not None and not row.isblack and row.status == ACTIVE,
+                "isgoodfriend_status": row is None or (not row.isblack and row.status == ACTIVE),
             }
         )
 
