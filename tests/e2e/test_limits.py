@@ -127,7 +127,13 @@ def test_recalls_count_as_sends(strict: Instance) -> None:
     sender, recipient = add_users(strict, 2)
     befriend(strict, sender, recipient)
     token = {"token": strict.tokens[sender]}
-    target = {"to_id": recipient, "to_name": "x", "to_avatar": "x", "chatType": "single", "create_time": 1_000_000_000_000}
+    target = {
+        "to_id": recipient,
+        "to_name": "x",
+        "to_avatar": "x",
+        "chatType": "single",
+        "create_time": 1_000_000_000_000,
+    }
 
     def recall() -> tuple[int, str, Mapping[str, str]]:
         body = {**target, "id": str(uuid.uuid4())}
