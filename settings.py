@@ -30,6 +30,9 @@ _PUBLIC_PROFILES = ("minimal", "original")
 _ENVIRONMENTS = ("development", "production")
 _SENTINEL_SCHEME = "redis+sentinel://"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://", _SENTINEL_SCHEME)
+# What is installed can speak: of others SQLAlchemy and kombu say no more than that a module is missing, and after the start.
+_DATABASE_SCHEMES = ("postgresql+psycopg://", "postgresql://", "sqlite://", "sqlite+pysqlite://")
+_BROKER_SCHEMES = ("amqp://", "amqps://", "pyamqp://", "redis://", "rediss://", "redis+socket://", "sentinel://")
 
 
 class SettingsError(Exception):
@@ -216,7 +219,7 @@ def _read(env: Env) -> Settings:
         database_url=_database_url(env.str("DATABASE_URL", "")) or f"sqlite:///{data_dir / 'hongyan.db'}",
         redis_url=redis_url or f"unix://{redis_socket}?db=0",
         is_redis_embedded=not redis_url,
-        broker_url=env.str("CELERY_BROKER_URL", "") or _broker_url(redis_url, redis_socket),
+        broker_url=_celery_url(env.str("CELERY_BROKER_URL", "")) or _broker_url(redis_url, redis_socket),
         jwt_secret=jwt_secret,
         token_ttl_seconds=env.int("TOKEN_TTL_SECONDS", 2_592_000, validate=positive),
         visitor_salt=env.str("VISITOR_SALT", "hongyan"),
@@ -312,16 +315,25 @@ def _networks(name: str, entries: list[str]) -> tuple[str, ...]:
 
 
 def _database_url(value: str) -> str:
-    """Name a file of SQLite by its absolute path.
+    """Check what is spoken to a database, and name a file of SQLite by its absolute path.
 
     Of a relative one Flask-SQLAlchemy, with which web and migrations open it, makes one in a folder `instance`, and
     SQLAlchemy, with which workers do, one in the working directory: they would not see each other's rows.
     """
+    if value and not value.startswith(_DATABASE_SCHEMES):
+        raise SettingsError(f"DATABASE_URL must begin with {', '.join(_DATABASE_SCHEMES)}")
     beginning, slashes, rest = value.partition(":///")
     path = rest.partition("?")[0]
     if not beginning.startswith("sqlite") or not path or path.startswith((":memory:", "file:")):
         return value
     return f"{beginning}{slashes}{_ROOT / rest}"
+
+
+def _celery_url(value: str) -> str:
+    """Check what is spoken to the broker. Where several stand by with ; between them, each has a URL."""
+    if value and not all(url.startswith(_BROKER_SCHEMES) for url in value.split(";")):
+        raise SettingsError(f"CELERY_BROKER_URL must begin with {', '.join(_BROKER_SCHEMES)}")
+    return value
 
 
 def _redis_socket(data_dir: Path) -> Path:

@@ -181,6 +181,27 @@ def test_what_is_wrong_with_the_address_of_redis_is_said(
 
 
 @pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", "mysql://chat:secret@db/chat"),
+        ("DATABASE_URL", "postgres://chat:secret@db/chat"),
+        ("DATABASE_URL", "postgresql+psycopg2://chat:secret@db/chat"),
+        ("DATABASE_URL", "chat.db"),
+        ("CELERY_BROKER_URL", "kafka://:secret@broker"),
+        ("CELERY_BROKER_URL", "unix:///run/redis.sock"),
+        ("CELERY_BROKER_URL", "amqp://:secret@one;two"),
+    ],
+)
+def test_what_nothing_here_can_speak_to_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, url: str
+) -> None:
+    """With the names of what is spoken: SQLAlchemy and kombu would tell of a module that is missing. It is not quoted."""
+    with pytest.raises(SettingsError, match=f"^{name} must begin with .*(postgresql|amqp)://") as refused:
+        _load(monkeypatch, tmp_path, **{name: url})
+    assert url not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("redis_url", "broker_url"),
     [
         ("redis://u:p@redis:6380/3?x=y", "redis://u:p@redis:6380/1?x=y"),
