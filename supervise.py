@@ -373,6 +373,8 @@ def _migrate(settings: Settings, environment: dict[str, str], stop: _StopSignals
             migration.wait()
     if not stop.is_requested and migration.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()
+        if lines and lines[-1].startswith("hongyan: "):  # wsgi.py: the application refuses a setting
+            raise StartRefused(lines[-1].removeprefix("hongyan: "))
         reason = "\n".join(lines[-_SHOWN_LINES:])
         raise StartRefused(f"the database could not be migrated (DATABASE_URL); all of it is in {log}\n{reason}")
 

@@ -202,6 +202,17 @@ def test_a_malformed_setting_is_named(tmp_path: Path) -> None:
     assert "PORT" in said
 
 
+@pytest.mark.parametrize(("name", "value"), [("ALLOWED_ORIGINS", "chat.example.com"), ("UPLOAD_EXTENSIONS", "exe")])
+def test_a_setting_that_the_application_refuses_is_named_and_no_other(tmp_path: Path, name: str, value: str) -> None:
+    """It is found out by the migration, which has nothing to do with it."""
+    instance = Instance({name: value})
+    instance.delete()
+    said = _start_refused({**instance.environment, "DATA_DIR": str(tmp_path)})
+
+    assert said.startswith(f"hongyan: {name} ")
+    assert "DATABASE_URL" not in said
+
+
 @pytest.mark.parametrize("asked_with", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_leaves_no_process_and_loses_nothing(asked_with: signal.Signals) -> None:
     instance = Instance()
