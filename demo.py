@@ -213,7 +213,7 @@ def main() -> int:
     except (DemoFailed, SettingsError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    print(f"\nLog in at {base} as one of {', '.join(PEOPLE)}, password {PASSWORD}")
+    print(f"\nTry it at {base}/docs: log in as one of {', '.join(PEOPLE)}, password {PASSWORD}")
     return 0
 
 

@@ -405,6 +405,7 @@ def _announce_when_ready(settings: Settings, supervisord: subprocess.Popen[bytes
         f"""\
 hongyan: ready
   web      http://{settings.call_address}
+  docs     http://{settings.call_address}/docs
   flower   http://127.0.0.1:{settings.flower_port}  ({settings.flower_basic_auth})
   logs     {_log_folder(settings)}
   Ctrl-C stops everything.""",

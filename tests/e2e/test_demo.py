@@ -67,6 +67,7 @@ def test_the_demo_fills_a_running_system_once(here: Instance) -> None:
     assert again.returncode == 0, again.stderr
     assert not [line for line in again.stdout.splitlines() if line.strip().startswith("made")]
     assert _PASSWORD in again.stdout
+    assert f"{here.base}/docs" in again.stdout  # the address alone has nothing to show
     assert _texts(client, "single", wang["id"]) == said
     _, body = client.get("/api/chat/grouplist/1?limit=100")
     assert [(group["id"], group["name"]) for group in body["data"]] == groups

@@ -105,6 +105,16 @@ def test_a_process_that_is_killed_again_and_again_is_never_given_up(running: Ins
         assert wait_until(lambda pid=pid: running.processes("beat") not in ([], [pid]), 3.0), running.log_tails()  # type: ignore[misc]
 
 
+def test_an_address_that_is_printed_is_a_page_to_begin_with(running: Instance) -> None:
+    """`web` alone would lead who opens it to a 404."""
+    log = running.log_dir / "supervise.log"
+    assert wait_until(lambda: "hongyan: ready" in log.read_text(), _PATIENCE_SECONDS), running.log_tails()
+    printed = dict(line.split(maxsplit=1) for line in log.read_text().splitlines() if "http://" in line)
+
+    with urllib.request.urlopen(printed["docs"], timeout=5) as page:
+        assert (page.status, page.headers.get_content_type()) == (200, "text/html")
+
+
 def test_flower_asks_for_its_password(running: Instance) -> None:
     url = f"http://127.0.0.1:{running.flower_port}/workers"
     credentials = "hongyan:" + (running.data_dir / "flower_password").read_text().strip()
