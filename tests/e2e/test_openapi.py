@@ -116,6 +116,16 @@ def test_both_versions_of_the_document_are_valid_and_say_the_same_routes(app: Fl
     assert not re.search(r'"type": \[', json.dumps(old))  # 3.0 has no lists of types
 
 
+def test_the_page_begins_with_how_to_log_in(app: Flask) -> None:
+    """Its viewer shows groups in the order of `tags`, and those that are not among them behind."""
+    document = build_document(app, version="3.0.3")
+    order = [tag["name"] for tag in document["tags"]]
+
+    used = {tag for item in document["paths"].values() for operation in item.values() for tag in operation["tags"]}
+    assert sorted(order) == sorted(used)
+    assert order[0] in document["paths"]["/api/loginChat"]["post"]["tags"]
+
+
 def _sources() -> list[Path]:
     return [path for path in (_ROOT / "webapp").rglob("*.py") if path.name != "errors.py"]
 
