@@ -1,7 +1,7 @@
 """The only reader of the environment. Everything else receives a `Settings`.
 
-Each field says its unit, its default and who uses it. Values come from environment variables, also from a `.env` file in
-the working directory (the environment wins). What is generated on first run (secrets) is kept under `DATA_DIR`.
+Each field says its unit, its default and who uses it. Values come from environment variables, also from a `.env` file beside
+this one (the environment wins). What is generated on first run (secrets) is kept under `DATA_DIR`.
 """
 
 from __future__ import annotations
@@ -158,10 +158,11 @@ class Settings:
 def load_settings() -> Settings:
     """Read the environment and `.env`. Creates `DATA_DIR` and the generated secrets.
 
+    Relative paths, and `.env`, are those of the sources' folder, wherever a command is called from: all must mean the same.
     Raises SettingsError: a variable is malformed, or unsafe for production.
     """
     env = Env()
-    env.read_env(str(Path.cwd() / ".env"), recurse=False)
+    env.read_env(str(_ROOT / ".env"), recurse=False)
     try:
         return _read(env)
     except EnvError as error:
@@ -171,7 +172,7 @@ def load_settings() -> Settings:
 def _read(env: Env) -> Settings:
     environment = env.str("HONGYAN_ENV", "development").strip().lower()
     production = environment == "production"
-    data_dir = Path(env.str("DATA_DIR", "var") or "var").absolute()  # an empty one would be this folder
+    data_dir = _ROOT / (env.str("DATA_DIR", "var") or "var")  # an empty one would be this folder
     if _NO_PATH_OF_URLS.search(str(data_dir)):
         raise SettingsError(
             f"DATA_DIR {str(data_dir)!r} must not contain ?, #, ; or an escape like %20: it stands in the URLs of SQLite, Redis "
@@ -251,7 +252,7 @@ def _read(env: Env) -> Settings:
         request_max_seconds=env.float("REQUEST_MAX_SECONDS", 20.0, validate=validate.Range(min=0.1)),
         socket_max_undecided=env.int("SOCKET_MAX_UNDECIDED", 1_000, validate=positive),
         outbox_max_entries=env.int("OUTBOX_MAX_ENTRIES", 20_000, validate=positive),
-        upload_dir=Path(env.str("UPLOAD_DIR", "") or data_dir / "uploads").absolute(),
+        upload_dir=_ROOT / (env.str("UPLOAD_DIR", "") or data_dir / "uploads"),
         upload_extensions=tuple(env.list("UPLOAD_EXTENSIONS", [])),
         upload_max_bytes=env.int("UPLOAD_MAX_BYTES", 52_428_800, validate=positive),
         upload_quota_bytes=env.int("UPLOAD_QUOTA_BYTES", 1_073_741_824, validate=validate.Range(min=0)),

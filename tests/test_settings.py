@@ -134,11 +134,29 @@ def test_who_listens_everywhere_is_called_at_loopback(
 
 
 def test_an_empty_data_folder_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It would be the working directory else, and the secrets among the sources."""
-    monkeypatch.chdir(tmp_path)
+    """It would be the folder of the sources else, and the secrets among them."""
+    monkeypatch.setattr("settings._ROOT", tmp_path)
     monkeypatch.setenv("DATA_DIR", "")
 
     assert load_settings().data_dir == tmp_path / "var"
+
+
+def test_relative_folders_are_the_same_from_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever calls `demo.py` or a command from elsewhere means this instance, and leaves no secrets where he stands."""
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / ".env").write_text("DATA_DIR=data\nUPLOAD_DIR=files\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("settings._ROOT", tmp_path / "sources")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        # Set first, so that what .env brings into the environment ends with the test.
+        for name in ("DATA_DIR", "UPLOAD_DIR"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        settings = load_settings()
+
+    assert (settings.data_dir, settings.upload_dir) == (tmp_path / "sources" / "data", tmp_path / "sources" / "files")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.parametrize(
