@@ -18,17 +18,16 @@ _HOUR_SECONDS = 3_600.0
 _COMPACT_SECONDS = 10.0
 # For about so long nobody is told anything after the worker has died. A bell a second would cost a hundredth of a processor.
 _WEBHOOKS_SECONDS = 5.0
+_LOOK_SECONDS = 60.0
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
 
 
 def make_celery(settings: Settings) -> Celery:
-    compact = {
-        "compact_store": {
-            "task": "compact_store",
-            "schedule": _COMPACT_SECONDS,
-            "options": {"expires": _COMPACT_SECONDS, "queue": HOUSEKEEPING_QUEUE},
-        }
-    }
+    # A Redis of the operator's own is his to look after; what it may lose he is told.
+    task, seconds = (
+        ("compact_store", _COMPACT_SECONDS) if settings.is_redis_embedded else ("look_at_store", _LOOK_SECONDS)
+    )
+    upkeep = {"task": task, "schedule": seconds, "options": {"expires": seconds, "queue": HOUSEKEEPING_QUEUE}}
     celery = Celery("hongyan", broker=settings.broker_url, set_as_current=False)
     scheme = settings.broker_url.partition("://")[0]
     transport_options: dict[str, object] = {}
@@ -79,8 +78,7 @@ def make_celery(settings: Settings) -> Celery:
                 "schedule": _WEBHOOKS_SECONDS,
                 "options": {"expires": _WEBHOOKS_SECONDS, "queue": HOUSEKEEPING_QUEUE},
             },
-            # A Redis of the operator's own is his to look after.
-            **(compact if settings.is_redis_embedded else {}),
+            task: upkeep,
         },
     )
     return celery

@@ -56,6 +56,8 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
     def the_answerer() -> Answerer:
         return Answerer(settings, the_database(), the_store())
 
+    told_of: list[str] = []
+
     def ring(task: str = "drain", queue: str = DRAIN_QUEUE, expires: float = 1, countdown: float = 0) -> None:
         try:
             celery.send_task(task, queue=queue, expires=expires, countdown=countdown or None)
@@ -123,6 +125,20 @@ def register_tasks(celery: Celery, settings: Settings) -> None:
         except StoreUnavailable as error:
             log.warning("store_not_compacted", error=str(error))  # asked again soon
             return None
+
+    @celery.task(name="look_at_store")  # type: ignore[untyped-decorator]
+    def look_at_store() -> list[str] | None:
+        """Tell with which settings a Redis that is not the embedded one may lose what was accepted, at first and at each change."""
+        nonlocal told_of
+        try:
+            lacking = upkeep.shortcomings(the_store())
+        except StoreUnavailable as error:
+            log.warning("store_not_looked_at", error=str(error))  # asked again in a minute
+            return None
+        if lacking and lacking != told_of:
+            log.error("redis_may_lose_messages", settings=lacking)
+        told_of = lacking
+        return lacking
 
     @celery.task(name="deliver_webhooks")  # type: ignore[untyped-decorator]
     def deliver_webhooks() -> int | None:

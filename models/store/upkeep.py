@@ -1,4 +1,4 @@
-"""Upkeep of the embedded Redis: its append-only file stays short, so that a Redis that was killed is back soon.
+"""Upkeep of Redis: it keeps what it is given, and its append-only file stays short, so that one that was killed is back soon.
 
 Redis rewrites the file when it has doubled since the last rewrite *or start*: one that is restarted now and then would
 never do it, and replay an ever longer file at each start.
@@ -6,9 +6,29 @@ never do it, and replay an ever longer file at each start.
 
 from __future__ import annotations
 
+from redis.exceptions import ResponseError
+
 from models.store.connection import Client, translated
 
 SLACK_BYTES = 64 * 1024 * 1024  # of commands to replay: less than a second's work
+
+# With less, what was accepted and is not decided yet may be gone after a crash of Redis (G1), or when its memory is full.
+_NEEDED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+
+
+def shortcomings(client: Client) -> list[str]:
+    """Return each setting with which Redis may lose what was accepted, as its name and value; none where it does not tell.
+
+    Raises StoreUnavailable.
+    """
+    found: dict[str | None, str | None] = {}
+    with translated():
+        try:
+            for name in _NEEDED:  # one by one: Redis 6 takes no more
+                found |= client.config_get(name)
+        except ResponseError:  # those who host one may have taken the command away
+            return []
+    return [f"{name} {found[name]}" for name, value in _NEEDED.items() if found.get(name, value) != value]
 
 
 def compact(client: Client, slack_bytes: int = SLACK_BYTES) -> bool:
