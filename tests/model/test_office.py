@@ -15,6 +15,7 @@ from models.store.connection import run
 from tests.model.rig import Rig, Socket
 from tests.support.instance import wait_until
 from webapp.sockets import office
+from webapp.sockets.office import Resume
 
 _RENEWED_MS = 80_000  # of the 90 s of a lease that was renewed just now
 
@@ -153,3 +154,28 @@ def test_a_connection_that_failed_is_not_registered(rig: Rig, monkeypatch: pytes
             rig.web.connect(1, "a", 2)
 
     assert len(rig.web.registry) == 0
+
+
+def test_a_connection_that_resumes_while_redis_goes_is_not_left_behind(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client is sent away and comes back. Had it begun already, it would stay in the registry and in presence for ever."""
+    first = rig.web.connect(1, "a", 2)
+    rig.accept(rig.build_send(2, 1, "hello"))
+    rig.drain()
+    rig.deliver()
+    epoch = first.texts("hello")[0]["epoch"]
+    first.abort()
+    rig.web.let_run()
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web.office, "_note_resumed", fail)
+        with pytest.raises(StoreUnavailable):
+            rig.web.connect(1, "a", 2, Resume(1, epoch))
+    rig.web.let_run()
+
+    assert len(rig.web.registry) == 0
+    assert _live(rig, 1, "a") is None

@@ -176,6 +176,8 @@ class SocketOffice:
             if connected.base > (connected.acknowledged if resume is None else resume.cursor):
                 counts.bounds["INBOX_MAX_ENTRIES"] += 1
             opening = self._opening(connection, connected, gaps) + (self._greetings(caller) if wants_notices else b"")
+            if resume is not None and not gaps and start > connected.acknowledged:
+                self._note_resumed(connection, connected.acknowledged, start)
         except BaseException:
             self.closed(connection)
             raise
@@ -184,8 +186,6 @@ class SocketOffice:
         for follow in self.on_open:
             follow(connection)
         if resume is not None and not gaps:
-            if start > connected.acknowledged:
-                self._note_resumed(connection, connected.acknowledged, start)
             connection.acknowledge(start)
         if self._connect_rate.count(caller.user_id) > _EAGER_CONNECTS:
             # Each of them would read the whole inbox to him, and be gone before it is through.
