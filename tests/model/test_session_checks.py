@@ -109,6 +109,31 @@ def test_a_socket_ends_with_its_session(rig: Rig, protocol: int) -> None:
     assert socket.close_code == (1000 if protocol == 1 else 4401)
 
 
+def test_who_comes_while_expired_sessions_are_looked_up_ends_in_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """His token expires sooner than all others, and nobody had looked at him yet."""
+    _connect(rig, "a", 2)
+    watch = rig.web.office.sessions
+    watch.expect(time.time() - 1)
+    next(iter(rig.web.registry)).expires_at = time.time() - 1
+    came: list[Socket] = []
+
+    def come_meanwhile(*_: object) -> float:
+        came.append(rig.web.connect(2, "a", 2))
+        connection = rig.web.connection_of(came[0])
+        assert connection is not None
+        connection.expires_at = time.time() + 0.05
+        watch.expect(connection.expires_at)
+        return time.time() + 3_600
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web.office._devices, "session_expires_at", come_meanwhile)
+        watch.end_expired()
+    time.sleep(0.06)
+    watch.end_expired()
+
+    assert came[0].close_code == 4401
+
+
 def _live(rig: Rig, device: str = "a") -> str | None:
     return presence.live_connection(run(rig.client, [presence.find_command(1, device)])[0])
 

@@ -102,13 +102,12 @@ class SessionWatch:
         now = time.time()
         if now < self._expires_next:
             return
-        nearest = math.inf
         for connection in self._registry:
             if connection.expires_at <= now and not self._is_renewed(connection, now):
                 connection.end(CloseCode.SESSION_ENDED)
-            else:
-                nearest = min(nearest, connection.expires_at)
-        self._expires_next = nearest
+        # Afterwards, and at once: while SQL was asked others may have come, whose tokens expire sooner.
+        left = (connection.expires_at for connection in self._registry if connection.transport.is_open)
+        self._expires_next = min(left, default=math.inf)
 
     def _is_renewed(self, connection: Connection, now: float) -> bool:
         try:
