@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +29,8 @@ class _Losing:
         self.is_losing = False
         monkeypatch.setattr(client, "exchange", self._lose)
 
-    def _lose(self, commands: list[Command]) -> list[Any]:
-        answers = self._exchange(commands)
+    def _lose(self, commands: list[Command], meanwhile: Callable[[], None] | None = None) -> list[Any]:
+        answers = self._exchange(commands, meanwhile)
         if self.is_losing:
             self.is_losing = False
             raise RedisConnectionError("the answer was lost")
