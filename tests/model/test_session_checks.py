@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -201,6 +202,49 @@ def test_a_connection_that_was_taken_out_of_the_line_comes_back(rig: Rig) -> Non
 
     message = _send(rig, "hello")
     assert _shown(older) == [message]
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_connection_behind_one_that_ended_while_redis_was_away_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_heard: bool
+) -> None:
+    """Of the end Redis has heard nothing, or has heard it and nobody got its answer: both are made up for once it is back."""
+    older, newer = (_connect(rig, "a", 1) for _ in range(2))
+    hear = rig.web._store.tell
+
+    def tell(command: Any, then: object = None) -> None:
+        if is_heard:
+            hear(command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web._store, "tell", tell)
+        newer.abort()
+    rig.web.let_run()
+
+    rig.web.office._forget_ended()
+    rig.web.office._revive_orphans()
+    rig.web.let_run()
+
+    message = _send(rig, "hello")
+    assert _shown(older) == [message]
+    assert rig.web.office._ended == {}
+
+
+def test_ends_that_redis_does_not_confirm_are_kept_within_a_bound(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is away clients come and go; the ends of the last of them are enough, since what it holds runs out."""
+    monkeypatch.setattr(rig.web.office, "_settings", replace(rig.settings, web_max_connections=2))
+    names = []
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web._store, "tell", lambda *_: None)
+        for _ in range(4):
+            socket = _connect(rig, "a", 2)
+            names += [connection.name for connection in rig.web.registry]
+            socket.abort()
+
+    assert list(rig.web.office._ended) == names[-2:]
+    rig.web.office._forget_ended()
+    assert rig.web.office._ended == {}
+    assert _live(rig) is None
 
 
 def test_a_dead_process_leaves_no_device_online(rig: Rig) -> None:

@@ -53,6 +53,7 @@ _EAGER_CONNECTS = 8  # of a user in one window of RATE_LIMIT_CONNECTS: as many a
 _CALM_SECONDS = 1.0  # beyond which his inbox is read so much later
 _CONNECT_TRIES = 4  # each of the reasons to try again is met once
 _MESSAGES_PER_QUERY = 500
+_ENDED_PER_TRIP = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ class SocketOffice:
         # Processes that did not listen when they were looked at last, for whom each of the two looks for.
         self._silent_ahead: set[str] = set()
         self._silent_beside: set[str] = set()
+        # Connections that have ended, by name, until Redis has said that presence has forgotten them: user and device.
+        self._ended: dict[str, tuple[int, str]] = {}
         self._beat_slice = 0
         self.is_closing = False
         # Those who follow what becomes of connections, and must not block.
@@ -124,6 +127,7 @@ class SocketOffice:
             (self._renew_presence, _PRESENCE_SECONDS),
             (self.sessions.check_all, _PRESENCE_SECONDS),
             (self.sessions.end_expired, _EXPIRY_SECONDS),
+            (self._forget_ended, _ORPHANS_SECONDS),
             (self._revive_orphans, _ORPHANS_SECONDS),
         ):
             gevent.spawn(self._repeat, task, seconds)
@@ -284,15 +288,22 @@ class SocketOffice:
             self._tell_acknowledged(connection)  # what was acknowledged does not come again
         for wait in connection.waits:
             self._registry.close_wait(wait)  # a verdict that was lost would keep it, and this connection, for ever
-        forget = presence.disconnect_command(connection.user_id, connection.device, connection.name)
+        user_id, device, name = connection.user_id, connection.device, connection.name
+        self._note_ended(name, user_id, device)
 
         def hand_back(answer: bytes | None) -> None:
+            self._ended.pop(name, None)
             if answer:
-                gevent.spawn(self._revive_next, connection.user_id, connection.device, answer.decode())
+                gevent.spawn(self._revive_next, user_id, device, answer.decode())
 
-        self._store.tell(forget, hand_back)
+        self._store.tell(presence.disconnect_command(user_id, device, name), hand_back)
         for follow in self.on_closed:
             follow(connection)
+
+    def _note_ended(self, name: str, user_id: int, device: str) -> None:
+        while len(self._ended) >= self._settings.web_max_connections:
+            del self._ended[next(iter(self._ended))]  # Redis is away for long, and its lease runs out meanwhile
+        self._ended[name] = (user_id, device)
 
     def close_all(self) -> None:
         """Send every client to another process: it comes back by itself."""
@@ -470,8 +481,19 @@ class SocketOffice:
         """That there is a new device must survive the loss of Redis's data."""
         self._unchecked.add(user_id)
 
+    def _forget_ended(self) -> None:
+        """Tell Redis once more of connections whose end it has not confirmed: nobody else knows that they are no more."""
+        ended = list(self._ended.items())
+        for start in range(0, len(ended), _ENDED_PER_TRIP):
+            some = ended[start : start + _ENDED_PER_TRIP]
+            commands = [presence.disconnect_command(*place, name) for name, place in some]
+            for (name, place), answer in zip(some, self._store.call_all(commands), strict=True):
+                self._ended.pop(name, None)
+                if answer:
+                    gevent.spawn(self._revive_next, *place, answer.decode())
+
     def _revive_orphans(self) -> None:
-        """Let connections that stand behind another go on where that one's process has died: nobody will tell them.
+        """Let connections that stand behind another go on where that one has gone, or its process: nobody will tell them.
 
         A process that is silent twice in a row is dead: one that subscribes anew is back sooner.
         """
@@ -482,8 +504,9 @@ class SocketOffice:
         silent = self._find_silent(presence.process_of(name) for name in ahead if name)
         dead, self._silent_ahead = silent & self._silent_ahead, silent
         for connection, name in zip(waiting.values(), ahead, strict=True):
-            if name is None:
-                self._register_again(connection)
+            if name is None or name == connection.name:  # it is next already, and whoever was to say so has not
+                if name is None:
+                    self._register_again(connection)
                 self.obey(bus.Order(connection.user_id, connection.number, "revive"))
             elif presence.process_of(name) in dead:
                 user_id, device = connection.user_id, connection.device
