@@ -61,14 +61,19 @@ class Redis:
         """Send many commands at once, apart from what others ask for. Raises StoreUnavailable."""
         return run(self.client, commands)
 
-    def tell(self, command: Command, then: Callable[[Any], None] | None = None) -> None:
-        """Send a command without waiting; `then` gets its answer. A failure is logged: the command may be lost."""
+    def tell(
+        self, command: Command, then: Callable[[Any], None] | None = None, otherwise: Callable[[], None] | None = None
+    ) -> None:
+        """Send a command without waiting; `then` gets its answer. Where it may be lost `otherwise` is called, or that is logged."""
 
         def done(answer: Any, error: StoreUnavailable | None) -> None:
-            if error is not None:
+            if error is None:
+                if then is not None:
+                    then(answer)
+            elif otherwise is not None:
+                otherwise()
+            else:
                 log.warning("store_write_lost", error=str(error))
-            elif then is not None:
-                then(answer)
 
         self._batcher.submit(command, done)
 

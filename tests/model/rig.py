@@ -372,10 +372,14 @@ class DirectRedis(Redis):
     def call(self, command: Command) -> Any:
         return run(self.client, [command])[0]
 
-    def tell(self, command: Command, then: Callable[[Any], None] | None = None) -> None:
+    def tell(
+        self, command: Command, then: Callable[[Any], None] | None = None, otherwise: Callable[[], None] | None = None
+    ) -> None:
         try:
             answer = self.call(command)
         except StoreUnavailable:
+            if otherwise is not None:
+                otherwise()
             return
         if then is not None:
             then(answer)

@@ -179,3 +179,33 @@ def test_a_connection_that_resumes_while_redis_goes_is_not_left_behind(
 
     assert len(rig.web.registry) == 0
     assert _live(rig, 1, "a") is None
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_what_was_acknowledged_while_redis_was_away_does_not_come_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    """It is told again until Redis has heard it, also of a socket that has ended since (G3)."""
+    socket = rig.web.connect(1, "a", 2)
+    rig.accept(rig.build_send(2, 1, "hello"))
+    rig.drain()
+    rig.deliver()
+    assert len(socket.texts("singleChat")) == 1
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web._store, "call", fail)
+        socket.say_json({"type": "ack", "cursor": 1})
+        if not is_open:
+            socket.abort()
+        rig.web.office._tell_waiting()
+        assert rig.cursor_state(1)["d:a"] == "0"
+    for connection in rig.web.office._acknowledged:
+        connection.tell_at = 0.0
+    rig.web.office._tell_waiting()
+
+    assert rig.cursor_state(1)["d:a"] == "1"
+    assert rig.web.office._acknowledged == set()
+    assert rig.web.connect(1, "a", 2).texts("singleChat") == []

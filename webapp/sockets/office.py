@@ -42,6 +42,7 @@ log = structlog.get_logger()
 
 _GATHER_SECONDS = 0.05  # in which acknowledgements come together: what writes to Redis has it sync the disk
 _TELL_SECONDS = 0.25  # between two that are told of the same connection
+_TELL_AGAIN_SECONDS = 1.0  # after Redis has not answered
 _PING_SECONDS = 0.25
 _CHECKPOINT_SECONDS = 3.0
 _PRESENCE_SECONDS = 30.0
@@ -457,9 +458,16 @@ class SocketOffice:
         connection.tell_at = time.monotonic() + _TELL_SECONDS
         self._acknowledged.discard(connection)
         self._unchecked.add(connection.user_id)
-        self._store.tell(
-            inbox.acknowledge_command(connection.user_id, connection.device, connection.epoch, connection.acknowledged)
+
+        def tell_again() -> None:
+            connection.tell_at = time.monotonic() + _TELL_AGAIN_SECONDS
+            self._acknowledged.add(connection)  # also where it has ended: what was acknowledged does not come again
+            self._has_acknowledged.set()
+
+        acknowledged = inbox.acknowledge_command(
+            connection.user_id, connection.device, connection.epoch, connection.acknowledged
         )
+        self._store.tell(acknowledged, otherwise=tell_again)
 
     def _ping_waiting(self) -> None:
         waiting, self._unpinged = self._unpinged, set()
