@@ -173,7 +173,9 @@ class Accounts:
         return self._open(enter, role="user", device=device)
 
     def change_password(self, caller: Caller, old: str, new: str, *, address: str) -> None:
-        """End the sessions of all other devices with it. Raises ApiError: password_of_nobody, old_password_wrong, login_locked."""
+        """End the sessions of all other devices with it. Raises ApiError: password_of_nobody, old_password_wrong, login_locked;
+        StoreUnavailable.
+        """
         # Counted apart from logins: those who only guess from outside lock out nobody who is in.
         with self._lock_out.attempt(f"id {caller.user_id}", address) as attempt:
             found = offload(self._database, self._load_credentials_of, caller.user_id)
@@ -184,6 +186,7 @@ class Accounts:
                 raise ApiError("old_password_wrong")
             attempt.succeeded()
         hashed = self._passwords.hash(new)
+        self._session_ends.prepare_end_all(caller.user_id, but_device=caller.device)
         if not offload(self._database, self._change_password, caller, found, hashed):
             raise ApiError("old_password_wrong")  # another request has changed it meanwhile
         self._session_ends.end_all(caller.user_id, "password", but_device=caller.device)

@@ -32,6 +32,12 @@ class SessionEnds:
         self._store = store
         self._devices = devices
 
+    def prepare_end_all(self, user_id: int, *, but_device: str) -> None:
+        """Have SQL asked about each session of the user's other devices, before it ends them: if this process dies between
+        the two, whoever would repeat the change may not be able to. Raises StoreUnavailable: nothing has changed.
+        """
+        self._store.call(sessions.end_all_command(user_id, but_device))
+
     def end(self, user_id: int, device: str, cause: Cause) -> None:
         """End the device's session. Raises StoreUnavailable: ended or not is unknown, repeating is safe."""
         self._end(user_id, sessions.end_command(user_id, device), cause)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import delete, update
@@ -17,6 +17,12 @@ from models.store import sessions as stored_sessions
 from models.store.connection import run
 from models.users import User
 from tests.model.rig import STRANGER_ID, Rig, Socket
+from webapp.accounts import Accounts
+from webapp.auth import Caller
+from webapp.limiting import LockOut
+from webapp.logins import Logins
+from webapp.passwords import Passwords
+from webapp.session_ends import SessionEnds
 
 
 def _connect(rig: Rig, device: str, protocol: int) -> Socket:
@@ -88,6 +94,32 @@ def test_a_late_end_spares_the_newer_session(rig: Rig) -> None:
     rig.web.let_run()
 
     assert socket.close_code is None
+
+
+def test_who_dies_while_he_sets_a_password_leaves_no_session_of_the_old_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQL has ended it, and Redis was not told: whoever knows its token would be let in for as long as that lasts."""
+    passwords = Passwords()
+    with rig.database.writing() as sql:
+        sql.execute(update(User).where(User.id == 1).values(password=passwords.hash("secret-1")))
+    desk = _connect(rig, "desk", 2)
+    store, database, devices = rig.web._store, rig.web.office._database, rig.web.office._devices
+    ends = SessionEnds(store, devices)
+    accounts = Accounts(rig.settings, database, passwords, LockOut(store), cast(Logins, None), ends)
+    caller = Caller(1, "uuid-1", "user", "a", "session-1-a", 0)
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(ends, "end_all", die)
+    with pytest.raises(SystemExit):
+        accounts.change_password(caller, "secret-1", "secret-2", address="192.0.2.1")
+
+    held = run(rig.client, [stored_sessions.read_command(1, "desk")])[0]
+    assert stored_sessions.parse_held(held)[0] == ""
+    _check(rig)
+    assert desk.close_code == 4401
 
 
 @pytest.mark.parametrize("protocol", [1, 2])
