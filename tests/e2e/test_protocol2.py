@@ -619,7 +619,7 @@ def test_protocol_1_is_dropped_for_a_frame_that_is_too_large(instance: Instance,
     assert Opcode.CLOSE not in opcodes
 
 
-@pytest.mark.parametrize(("ref", "told"), [(7, 7), ("seven", "seven"), ("\ud83d", None)])
+@pytest.mark.parametrize(("ref", "told"), [(7, 7), ("seven", "seven"), ("\ud83d", None), (10**30, None)])
 def test_a_send_that_is_no_unicode_is_refused(
     instance: Instance, friends: tuple[int, int], ref: Any, told: Any
 ) -> None:

@@ -82,7 +82,9 @@ class Inbound:
             return
         if isinstance(frame, dict) and frame.get("type") == "send":
             ref = frame.get("ref")
-            known = ref if isinstance(ref, int) or (isinstance(ref, str) and ref.isascii()) else None
+            # What Python reads here is more than the answer can hold.
+            is_number = isinstance(ref, int) and -(2**63) <= ref < 2**64
+            known = ref if is_number or (isinstance(ref, str) and ref.isascii()) else None
             connection.send_text(frames.send_failed(known, None, "invalid", _told(_NOT_UNICODE, connection)))
 
     def _heartbeat(self, connection: Connection, token: Any) -> None:
