@@ -24,6 +24,7 @@ _READ_BYTES = 8192  # a longer head is gunicorn's to bound, the rest of a longer
 _METHODS = {b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"}
 _TARGET = re.compile(rb"(?!//)/[!\"$-~]*")  # RFC 9112 section 3.2.1, and no fragment
 _SPECIAL = {"EXPECT", "HTTP2-SETTINGS", "TRANSFER-ENCODING"}
+_MOST_DIGITS = 18  # of a length; Python refuses to read some thousands
 _NO_BODY = ("1", "204", "304")  # of answers: RFC 9110 section 6.4.1
 
 _names: dict[bytes, str] = {}  # header as it was written -> in capitals; only of what passed the parser
@@ -149,7 +150,7 @@ class PlainRequests:
             environ[name] = value.decode("latin-1")
         length = environ.pop("HTTP_CONTENT_LENGTH", None)
         if length is not None:
-            if not length.isdecimal():
+            if not length.isdecimal() or len(length) > _MOST_DIGITS:
                 return None
             environ["CONTENT_LENGTH"] = length
         if "HTTP_CONTENT_TYPE" in environ:

@@ -186,6 +186,7 @@ def test_what_a_view_leaves_unread_is_not_the_next_request() -> None:
         _SEND + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n",
         _SEND + b"X: " + b"a" * 400 + b"\r\n\r\n",
         _SEND + b"Content-Length: " + b"9" * 19 + b"\r\n\r\nab",
+        _SEND + b"Content-Length: " + b"18446744073709551617" + b"\r\n\r\nab",
         b"\r\n\r\n",
         b"\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /x HTTP/1.1\r\nHost : a\r\n\r\n",
