@@ -62,16 +62,19 @@ class Answerer:
 
     def _follow_up(self, now_ms: int) -> None:
         """Tell recipients of answers that were given for them, and give those anew that have been lost."""
-        with self._database.reading() as connection:
-            handed = questions.load_handed(connection, _MOST)
-            ids = [questions.answer_id(row.question_id) for row in handed]
-            decided = messages.load_decisions(connection, ids) if ids else {}
-        for row in handed:
-            answer = decided.get(questions.answer_id(row.question_id))
-            if answer is not None:
-                self._close(row.question_id, answer)
-        lost = [row.question_id for row in handed if row.handed_at_ms < now_ms - _LOST_AFTER_MS]
-        self._look_at([each for each in lost if questions.answer_id(each) not in decided], now_ms)
+        for _ in range(_MAX_LOOKS):
+            with self._database.reading() as connection:
+                handed = questions.load_handed(connection, _MOST)
+                ids = [questions.answer_id(row.question_id) for row in handed]
+                decided = messages.load_decisions(connection, ids) if ids else {}
+            for row in handed:
+                answer = decided.get(questions.answer_id(row.question_id))
+                if answer is not None:
+                    self._close(row.question_id, answer)
+            lost = [row.question_id for row in handed if row.handed_at_ms < now_ms - _LOST_AFTER_MS]
+            self._look_at([each for each in lost if questions.answer_id(each) not in decided], now_ms)
+            if len(handed) < _MOST or not decided:
+                break
 
     def _close(self, question_id: str, answer: Any) -> None:
         """Forget a question whose answer is decided. The recipient is told of one that was sent."""

@@ -17,6 +17,7 @@ from models import askanswers, blocks, questions, tables
 from models.database import Database
 from models.requests import Request
 from models.store.connection import Client
+from tasks import answering
 from tasks.answering import Answerer
 from tests.model.conftest import MakeRig
 from tests.model.rig import (
@@ -401,3 +402,16 @@ def test_many_questions_are_answered_in_one_run(rig: Rig) -> None:
 
     assert _answerer(rig).run(_now_ms()) == 1
     assert len(_pending(rig)) == 1
+
+
+def test_the_owner_is_told_of_many_answers_in_one_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no more questions come nobody rings, and the rest would wait for the next bell of beat."""
+    monkeypatch.setattr(answering, "_MOST", 2)
+    _ask(rig, *(_question(rig) for _ in range(5)))
+    _answerer(rig).run(_now_ms())
+    rig.drain()
+    assert (len(_answers(rig)), len(_pending(rig))) == (5, 5)
+
+    _answerer(rig).run(_now_ms())
+
+    assert _pending(rig) == []
