@@ -279,6 +279,30 @@ def test_ends_that_redis_does_not_confirm_are_kept_within_a_bound(rig: Rig, monk
     assert _live(rig) is None
 
 
+def test_a_connection_that_ends_while_it_is_put_into_presence_again_is_forgotten(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name would be renewed for as long as its user has another connection."""
+    socket = _connect(rig, "a", 2)
+    rig.web.connect(1, "b", 2)
+    run(rig.client, [("DEL", keys.online(1))])
+    register = rig.web.office._devices.register
+    rig.client.hdel(keys.cursor(1), "d:a")  # so that SQL and Redis are asked before it can be put there
+
+    def register_late(user_id: int, device: str) -> None:
+        socket.abort()
+        register(user_id, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.web.office._devices, "register", register_late)
+        rig.web.office._renew_presence()
+    assert _live(rig) is not None
+
+    rig.web.office._forget_ended()
+    assert _live(rig) is None
+    assert _live(rig, "b") is not None
+
+
 def test_a_dead_process_leaves_no_device_online(rig: Rig) -> None:
     """Its places would be renewed for ever with those of the user's other devices (ORIG A1, A21)."""
     _connect(rig, "a", 2)

@@ -551,6 +551,9 @@ class SocketOffice:
             self._register(connection)
         except ConnectionRefused:
             self.sessions.check(connection)
+        if self._registry.by_number(connection.user_id, connection.number) is None:
+            # It has ended while Redis or SQL was asked, and may have been put there after it was forgotten.
+            self._note_ended(connection.name, connection.user_id, connection.device)
 
     def _beat(self) -> None:
         """Beat a slice of the connections: each once per interval, spread over it, so that 10,000 are not one burst."""
