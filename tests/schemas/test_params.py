@@ -237,6 +237,7 @@ def test_labels_are_orig_s() -> None:
         "to_id": "接收者id或者群id",
         "id": "消息uuid",
         "chatType": "聊天类型",
+        "create_time": "消息发送时间",
     }
 
 
