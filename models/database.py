@@ -147,11 +147,14 @@ class Database:
         if not self.is_sqlite:
             return
         driver = _driver_of(connection)
-        _, _, file = driver.execute("PRAGMA database_list").fetchone()
-        (mode,) = driver.execute("PRAGMA journal_mode").fetchone()
-        if file and mode == "wal":
-            driver.execute("PRAGMA synchronous=NORMAL").close()
-            self._log = f"{file}-wal"
+        try:
+            _, _, file = driver.execute("PRAGMA database_list").fetchone()
+            (mode,) = driver.execute("PRAGMA journal_mode").fetchone()
+            if file and mode == "wal":
+                driver.execute("PRAGMA synchronous=NORMAL").close()
+                self._log = f"{file}-wal"
+        except sqlite3.Error as error:
+            raise DatabaseUnavailable(str(error)) from error
 
 
 def _driver_of(connection: Connection) -> Any:
