@@ -123,6 +123,9 @@ def test_a_stored_message_is_posted_and_its_signature_is_right(hooks: Hooks, tar
     assert not verify(hook["secret"], {**posted.headers, "webhook-id": "x"}, posted.body)
     late = {**posted.headers, "webhook-timestamp": str(int(time.time()) - 400)}
     assert not verify(hook["secret"], late, posted.body)
+    for name in ("webhook-timestamp", "webhook-signature", "webhook-id"):
+        assert not verify(hook["secret"], {**posted.headers, name: "é"}, posted.body)
+        assert not verify(hook["secret"], {n: v for n, v in posted.headers.items() if n != name}, posted.body)
 
     (event,) = posted.events
     assert json.loads(posted.body)["webhook_id"] == hook["id"]
