@@ -19,15 +19,16 @@ _COMPACT_SECONDS = 10.0
 # For about so long nobody is told anything after the worker has died. A bell a second would cost a hundredth of a processor.
 _WEBHOOKS_SECONDS = 5.0
 _LOOK_SECONDS = 60.0
+# beat keeps one connection for all its life, and without a retry goes on with it when it is gone.
+_RETRIED = {"retry": True, "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_max": 0}}
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
 
 
 def make_celery(settings: Settings) -> Celery:
     # A Redis of the operator's own is his to look after; what it may lose he is told.
-    task, seconds = (
+    upkeep, upkeep_seconds = (
         ("compact_store", _COMPACT_SECONDS) if settings.is_redis_embedded else ("look_at_store", _LOOK_SECONDS)
     )
-    upkeep = {"task": task, "schedule": seconds, "options": {"expires": seconds, "queue": HOUSEKEEPING_QUEUE}}
     celery = Celery("hongyan", broker=settings.broker_url, set_as_current=False)
     scheme = settings.broker_url.partition("://")[0]
     transport_options: dict[str, object] = {}
@@ -57,28 +58,17 @@ def make_celery(settings: Settings) -> Celery:
         worker_enable_soft_shutdown_on_idle=False,
         beat_max_loop_interval=1,
         beat_schedule={
-            "ring": {"task": "drain", "schedule": 1.0, "options": {"expires": 1, "queue": DRAIN_QUEUE}},
-            "answer_questions": {
-                "task": "answer_questions",
-                "schedule": ANSWER_SECONDS,
-                "options": {"expires": ANSWER_SECONDS, "queue": HOUSEKEEPING_QUEUE},
-            },
-            "forget_unseen_devices": {
-                "task": "forget_unseen_devices",
-                "schedule": _DAY_SECONDS,
-                "options": {"expires": _DAY_SECONDS, "queue": HOUSEKEEPING_QUEUE},
-            },
-            "remove_partial_uploads": {
-                "task": "remove_partial_uploads",
-                "schedule": _HOUR_SECONDS,
-                "options": {"expires": _HOUR_SECONDS, "queue": HOUSEKEEPING_QUEUE},
-            },
-            "deliver_webhooks": {
-                "task": "deliver_webhooks",
-                "schedule": _WEBHOOKS_SECONDS,
-                "options": {"expires": _WEBHOOKS_SECONDS, "queue": HOUSEKEEPING_QUEUE},
-            },
-            task: upkeep,
+            "ring": _every(1.0, "drain", DRAIN_QUEUE),
+            "answer_questions": _every(ANSWER_SECONDS, "answer_questions"),
+            "forget_unseen_devices": _every(_DAY_SECONDS, "forget_unseen_devices"),
+            "remove_partial_uploads": _every(_HOUR_SECONDS, "remove_partial_uploads"),
+            "deliver_webhooks": _every(_WEBHOOKS_SECONDS, "deliver_webhooks"),
+            upkeep: _every(upkeep_seconds, upkeep),
         },
     )
     return celery
+
+
+def _every(seconds: float, task: str, queue: str = HOUSEKEEPING_QUEUE) -> dict[str, object]:
+    """Give an entry of beat's schedule. A task that nobody has taken by the next one is dropped: it would ask the same."""
+    return {"task": task, "schedule": seconds, "options": {**_RETRIED, "expires": seconds, "queue": queue}}

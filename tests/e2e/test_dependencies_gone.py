@@ -206,3 +206,22 @@ def test_redis_hangs_until_nobody_can_connect(fresh_instance: InstanceFactory) -
         assert HttpClient(instance.base, None).get("/readyz")[0] == 503
 
     assert wait_until(lambda: client.send(2, "again")[0] == 200, _RECOVERY_SECONDS)
+
+
+def test_beat_rings_again_when_rabbitmq_is_back(fresh_instance: InstanceFactory, rabbitmq_url: str) -> None:
+    """Also where nobody sends, who would ring himself: else what was accepted meanwhile would wait for the next send."""
+    with _proxied("broker", rabbitmq_url, 5672) as (proxy, url):
+        instance = fresh_instance(CELERY_BROKER_URL=url)
+        with instance.redis() as client:
+
+            def has_rung() -> bool:
+                return bool(client.exists("worker_seen"))
+
+            assert wait_until(has_rung, 10.0)
+            proxy.tell("broker", "cut")
+            assert wait_until(lambda: not client.exists("worker_seen"), 20.0)
+            proxy.tell("broker", "mend")
+            assert wait_until(has_rung, _RECOVERY_SECONDS)
+            client.delete("worker_seen")
+            assert wait_until(has_rung, _RECOVERY_SECONDS)
+        instance.stop()
