@@ -5,7 +5,11 @@ Tasks carry no state (a task is only a bell), so results are ignored, everything
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
 
 from settings import Settings
 
@@ -19,9 +23,23 @@ _COMPACT_SECONDS = 10.0
 # For about so long nobody is told anything after the worker has died. A bell a second would cost a hundredth of a processor.
 _WEBHOOKS_SECONDS = 5.0
 _LOOK_SECONDS = 60.0
+# Between two looks for a broker that is away. kombu would wait two seconds more each time, up to thirty.
+_RECONNECT_SECONDS = 1.0
 # beat keeps one connection for all its life, and without a retry goes on with it when it is gone.
 _RETRIED = {"retry": True, "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_max": 0}}
 _SOCKET_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True}
+
+
+class _Connection(Connection):
+    """kombu's, which looks for a broker that is away once a second."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        intervals = {"interval_start": _RECONNECT_SECONDS, "interval_max": _RECONNECT_SECONDS}
+        return super().ensure_connection(*args, **{**intervals, **kwargs})  # type: ignore[no-untyped-call]
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _Connection
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -29,7 +47,7 @@ def make_celery(settings: Settings) -> Celery:
     upkeep, upkeep_seconds = (
         ("compact_store", _COMPACT_SECONDS) if settings.is_redis_embedded else ("look_at_store", _LOOK_SECONDS)
     )
-    celery = Celery("hongyan", broker=settings.broker_url, set_as_current=False)
+    celery = Celery("hongyan", broker=settings.broker_url, amqp=_Amqp, set_as_current=False)
     scheme = settings.broker_url.partition("://")[0]
     transport_options: dict[str, object] = {}
     if "redis" in scheme or scheme == "sentinel":
@@ -48,6 +66,7 @@ def make_celery(settings: Settings) -> Celery:
         task_routes={"drain": {"queue": DRAIN_QUEUE}},
         broker_transport_options=transport_options,
         broker_connection_timeout=2,
+        broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
         # flower asks eight questions at once, each with a connection of its own, and waits for ever where there is none.
         broker_pool_limit=32,
