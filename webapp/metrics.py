@@ -57,18 +57,18 @@ class Snapshots:
 
     def _write_for_ever(self) -> None:
         while True:
-            try:
-                self.write()
-            except OSError as error:
-                log.warning("metrics_not_written", error=str(error))
+            self.write()
             gevent.sleep(_WRITE_SECONDS)
 
     def write(self) -> None:
-        """Raises OSError."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        """Write them if the disk takes them. Where it is full a scrape shows what was written before, and all the rest."""
         temporary = self._path.with_suffix(".new")
-        temporary.write_bytes(orjson.dumps(counts.snapshot()))
-        os.replace(temporary, self._path)
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            temporary.write_bytes(orjson.dumps(counts.snapshot()))
+            os.replace(temporary, self._path)
+        except OSError as error:
+            log.warning("metrics_not_written", error=str(error))
 
     def read_all(self) -> tuple[_Sums, int]:
         """Return the sums over all processes, and how many of them are alive."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import signal
 
 import pytest
@@ -130,3 +131,21 @@ def test_counts_outlive_a_killed_process_and_no_counter_falls(fresh_instance: In
     instance.wait_ready()
 
     assert _value(instance, name, **labels) == 30
+
+
+def test_a_scrape_is_answered_where_nothing_can_be_written(fresh_instance: InstanceFactory) -> None:
+    """On a full disk above all, since that is when somebody should look."""
+    instance = fresh_instance(WEB_PROCESSES="1")
+    folder = instance.data_dir / "metrics"
+
+    def is_barred() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.write_text("a file where the folder should be")
+        except IsADirectoryError:  # the web process was faster
+            return False
+        return True
+
+    assert wait_until(is_barred, 5.0)
+
+    assert _value(instance, "hongyan_redis_up") == 1
