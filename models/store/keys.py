@@ -83,3 +83,4 @@ ANNOUNCED = "announced"  # sorted set: users whose friends were told that they a
 BELL = "bell"  # set while a bell is on its way to a worker
 DOORBELL = "doorbell"  # channel: tells drains at work of shards that none of them may hold
 WORKER_SEEN = "worker_seen"  # set by every drain that starts; /readyz wants it there
+PROBE = "probe"  # never there: who asks for it to be written only where it is learns whether Redis would write

@@ -204,6 +204,11 @@ def has_idle_drain(client: Client, shards: Sequence[int]) -> bool:
     return bool(listening > len({token for token in tokens if token}))
 
 
+def check_writes(client: Client) -> None:
+    """Ask whether Redis takes writes, without one. Raises StoreUnavailable: it is a replica, or full, or does not answer."""
+    run(client, [("SET", keys.PROBE, "1", "XX")])
+
+
 def has_worker(client: Client) -> bool:
     """Return whether some drain has run within the last seconds."""
     return bool(run(client, [("EXISTS", keys.WORKER_SEEN)])[0])

@@ -225,3 +225,17 @@ def test_beat_rings_again_when_rabbitmq_is_back(fresh_instance: InstanceFactory,
             client.delete("worker_seen")
             assert wait_until(has_rung, _RECOVERY_SECONDS)
         instance.stop()
+
+
+def test_a_redis_that_takes_no_writes_makes_nobody_ready(fresh_instance: InstanceFactory) -> None:
+    """It answers, but nothing can be accepted: told at once, and as what it is, not as a worker that has been silent for long."""
+    instance = fresh_instance()
+    anyone = HttpClient(instance.base, None)
+    with instance.redis() as client:
+        client.config_set("maxmemory", "1")
+        status, body = anyone.get("/readyz")
+        client.config_set("maxmemory", "0")
+
+    assert status == 503
+    assert "redis" in body["data"]
+    assert wait_until(lambda: anyone.get("/readyz")[0] == 200, _RECOVERY_SECONDS)

@@ -67,5 +67,5 @@ def test_keys_of_an_owner_share_a_hash_tag() -> None:
         "doorbell",
     }
     assert {name for name, found in tags.items() if not found} == {
-        "process_channel", "ticket", "counter", "failures", "ANNOUNCED", "BELL", "DOORBELL", "WORKER_SEEN"
+        "process_channel", "ticket", "counter", "failures", "ANNOUNCED", "BELL", "DOORBELL", "PROBE", "WORKER_SEEN"
     }  # fmt: skip
