@@ -187,6 +187,8 @@ def _read(env: Env) -> Settings:
         raise SettingsError(f"REDIS_URL must begin with {', '.join(_REDIS_SCHEMES)}")
     if redis_url.startswith(_SENTINEL_SCHEME):
         _sentinels(redis_url)
+    elif redis_url and not _has_readable_port(redis_url):
+        raise SettingsError("REDIS_URL has a port that is no number from 0 to 65535")
     redis_socket = _redis_socket(data_dir)
     positive = validate.Range(min=1)
     port_range = validate.Range(min=1, max=65535)
@@ -343,6 +345,14 @@ def _redis_socket(data_dir: Path) -> Path:
         return socket
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"hongyan-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def _has_readable_port(url: str) -> bool:
+    try:
+        urlsplit(url).port  # noqa: B018  reads it
+    except ValueError:
+        return False
+    return True
 
 
 def _broker_url(redis_url: str, redis_socket: Path) -> str:

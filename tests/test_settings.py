@@ -238,3 +238,27 @@ def test_the_broker_is_database_1_of_the_same_redis(
 
     assert settings.broker_url == broker_url
     assert settings.sentinel_service == ("chat" if "sentinel" in redis_url else None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://chat:secret@db/chat", "mysql://chat:secret@db/chat", "postgresql:chat:secret@db", "secret"],
+    ids=["postgres", "mysql", "without slashes", "no url"],
+)
+def test_a_database_that_we_do_not_have_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> None:
+    """In a sentence that names what there is, and does not repeat the password."""
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL must begin with .*postgresql\+psycopg://") as refused:
+        _load(monkeypatch, tmp_path, DATABASE_URL=url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:p@h/d", "postgresql://h/d", "sqlite+pysqlite:////tmp/a.db"])
+def test_a_database_that_we_have_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> None:
+    assert _load(monkeypatch, tmp_path, DATABASE_URL=url).database_url == url
+
+
+def test_a_port_of_redis_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else it would look like an error of the database, which is the first to be started."""
+    with pytest.raises(SettingsError, match="REDIS_URL has a port") as refused:
+        _load(monkeypatch, tmp_path, REDIS_URL="redis://:secret@127.0.0.1:abc/0")
+    assert "secret" not in str(refused.value)
