@@ -220,13 +220,18 @@ class Instance:
         return [pid for _, pid in sorted(found)]
 
     def processes_by_kind(self) -> dict[str, list[int]]:
-        """Return the ids of all its processes by kind; what only starts and watches the others is `supervisor`."""
+        """Return the ids of all its processes by kind; what only starts and watches the others is `supervisor`.
+
+        The child that rewrites Redis's append-only file is none of them: it ends as soon as it has.
+        """
         found: dict[str, list[int]] = {}
         if self._supervisor is not None:
             found["supervisor"] = [self._supervisor.pid]
         for process in self._descendants():
             with contextlib.suppress(psutil.Error):
-                found.setdefault(_kind(process) or "supervisor", []).append(process.pid)
+                parent = process.parent()
+                if parent is None or _kind(parent) != "redis":
+                    found.setdefault(_kind(process) or "supervisor", []).append(process.pid)
         return found
 
     def wait_processes(self, kind: Kind, count: int = 1, timeout: float = 10.0) -> list[int]:
