@@ -37,7 +37,12 @@ def leave_command(user_id: int, now_ms: int) -> Command:
 
 def left_after(score: Any, ms: int) -> bool:
     """Say whether some process had a user after that moment. score: his in the answer to `find_command`"""
-    return score is not None and float(score) - LEASE_MS > ms
+    return score is not None and said_at(score) > ms
+
+
+def said_at(score: Any) -> int:
+    """Return when a process has said last that a user is here, in ms. score: his in the answer to `find_command`"""
+    return int(float(score)) - LEASE_MS
 
 
 def find_command(user_ids: Sequence[int]) -> Command:

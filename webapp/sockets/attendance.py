@@ -100,7 +100,7 @@ class Attendance:
         shown: dict[int, Outgoing] = {}
         try:
             for pairs in _chunks(list(self._new_friends), _USERS_AT_ONCE // 2):
-                self._introduce(pairs, told_at)
+                self._introduce(pairs)
             for some in _chunks(list(self._changed.keys() | waiting.keys()), _USERS_AT_ONCE):
                 here = self._find_friends_here(some)
                 for user_id in some:
@@ -159,15 +159,18 @@ class Attendance:
                 if self._left.get(user_id, long_ago + 1) <= long_ago:
                     del self._left[user_id]
 
-    def _introduce(self, pairs: Sequence[tuple[int, int]], told_at: dict[int, int]) -> None:
-        """Tell new friends of each other, where they are here and may know. told_at: as in `_show_friends`."""
-        here = self._find_friends_here([user_id for pair in pairs for user_id in pair])
-        at = now_ms()
+    def _introduce(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Tell new friends of each other, where they are here and may know.
+
+        Who has only just come may be announced to his new friend as well, by another process: the same time makes it one.
+        """
+        user_ids = [user_id for pair in pairs for user_id in pair]
+        here, came_at = self._find_friends_here(user_ids), self._find_online(user_ids)
         signals = [
-            _presence(to_id, user_id, told_at.get(user_id) or at, is_online=True)
+            _presence(to_id, user_id, came_at[user_id], is_online=True)
             for pair in pairs
             for to_id, user_id in (pair, pair[::-1])
-            if user_id in here[to_id]
+            if user_id in here[to_id] and user_id in came_at
         ]
         self._post.deliver(signals)
         self._new_friends.difference_update(pairs)
@@ -182,11 +185,13 @@ class Attendance:
         with self._database.reading() as connection:
             return acquaintances.load(connection, user_ids)
 
-    def _find_online(self, user_ids: Iterable[int]) -> set[int]:
-        online: set[int] = set()
+    def _find_online(self, user_ids: Iterable[int]) -> dict[int, int]:
+        """Return of those who are online when that was said last."""
+        online: dict[int, int] = {}
         for some in _chunks(list(user_ids)):
             [scores] = self._store.call_all([attendance.find_command(some)])
-            online.update(user_id for user_id, score in zip(some, scores, strict=True) if score is not None)
+            found = zip(some, scores, strict=True)
+            online.update((user_id, attendance.said_at(score)) for user_id, score in found if score is not None)
         return online
 
     def _changes(self, user_id: int, friends_here: Sequence[int]) -> Iterator[Outgoing]:
