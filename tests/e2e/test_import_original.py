@@ -15,7 +15,7 @@ from schemas.accounts import visitor_signature
 from tests.conftest import InstanceFactory
 from tests.support import original_data as data
 from tests.support.client import ChatSocket, HttpClient
-from tests.support.instance import Instance
+from tests.support.instance import Instance, wait_until
 from tests.support.original_client import OriginalClient, text_of
 from tests.support.original_data import ANNA, BERT, CARL, GROUP_ID, PASSWORDS, VISITOR
 from tests.support.relations import writing
@@ -105,7 +105,15 @@ def test_users_of_the_original_go_on_here(fresh_instance: InstanceFactory) -> No
             assert [text_of(m) for m in other.shown if not str(m["from_id"]).startswith("redirect-")] == ["here I am"]
             assert other.send(GROUP_ID, "all of you again", "group")["sendStatus"] == "success"
         bert.wait_for_text(GROUP_ID, "all of you again", "group")
-        history = HttpClient(instance.base, anna["token"]).get(f"/api/chat/history?chatType=single&peer_id={BERT}")
+        sender = HttpClient(instance.base, anna["token"])
+        last_id = next(message["id"] for message in bert.shown if text_of(message) == "all of you again")
+
+        def is_acknowledged() -> bool:
+            devices = sender.get(f"/api/chat/messages/{last_id}")[1]["data"]["recipients"]
+            return "acknowledged" in [device["state"] for device in devices if device["user_id"] == BERT]
+
+        assert wait_until(is_acknowledged, 5.0)  # else it would rightly be shown once more
+        history = sender.get(f"/api/chat/history?chatType=single&peer_id={BERT}")
         texts = [text_of(message) for message in history[1]["data"]["messages"]]
         assert (texts[0], texts[-1]) == ("first", "here I am")
 
